@@ -1,0 +1,163 @@
+"""Symbolic tracing of one model in one mode: torch.fx's tracer, taught what it would silently drop."""
+
+from __future__ import annotations
+
+import inspect
+import linecache
+import sys
+from collections.abc import Callable, Mapping
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+_NOT_THE_USERS = ("/torch/", "/convsurgeon/", "<eval_with_key>")
+_OVERRIDABLE = {"__init__", "__repr__", "extra_repr", "reset_parameters", "__module__", "__doc__", "__annotations__"}
+_LAYER_MODULES = ("torch.nn.modules.", "torch.ao.nn.")
+
+
+class StateProxy(fx.Proxy):
+    """A parameter or buffer in a trace: a proxy whose shape is known, so that forward may branch on it."""
+
+    def __init__(self, tracer: fx.proxy.TracerBase, node: fx.Node, tensor: torch.Tensor) -> None:
+        super().__init__(node, tracer)
+        self.tensor = tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.tensor.shape
+
+    @property
+    def ndim(self) -> int:
+        return self.tensor.ndim
+
+    def size(self, dim: int | None = None) -> Any:
+        return self.tensor.size() if dim is None else self.tensor.size(dim)
+
+    def dim(self) -> int:
+        return self.tensor.dim()
+
+    def numel(self) -> int:
+        return self.tensor.numel()
+
+
+def hold(value: Any, expected: Any, name: str) -> None:
+    """Refuse an argument that the graph was not captured for; stands in captured graphs.
+
+    Raises:
+        ValueError: `value` is not the `expected` one.
+    """
+    same = value is expected if expected is None or isinstance(value, torch.Tensor) else value == expected
+    if not same:
+        raise ValueError(
+            f"argument '{name}' was {expected!r} when the model was captured, and the graph holds it at that; "
+            "convert the model again with a sample that gives it"
+        )
+
+
+class ModelTracer(fx.Tracer):
+    """Traces a clone of the user's model.
+
+    Beyond ``fx.Tracer``: parameters *and buffers* become nodes (an in-place update of a buffer would otherwise run
+    once, at trace time), with known shapes; layers whose subclass changes what they compute are traced into; regions
+    without
+    gradient are kept; arguments that the sample leaves out are held at their defaults; each node has the user's line.
+    """
+
+    def __init__(self, held: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._held = held
+        self._names: dict[int, str] = {}
+        self._grad_enabled = True
+        self._callers_grad: fx.Node | None = None
+        self.frames: dict[fx.Node, tuple[tuple[str, int, str], ...]] = {}
+
+    def trace(self, root: nn.Module | Callable[..., Any], concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        assert isinstance(root, nn.Module)
+        self._names = {id(p): name for name, p in (*root.named_parameters(), *root.named_buffers())}
+        self._grad_enabled = torch.is_grad_enabled()
+        graph = super().trace(root, concrete_args)
+        for node, frames in self.frames.items():
+            node.stack_trace = "\n".join(
+                f'  File "{file}", line {line}, in {name}\n    {linecache.getline(file, line).strip()}'
+                for file, line, name in frames
+            )
+        return graph
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, torch.jit.ScriptModule) or (computes_as_its_layer(m) and not _is_weight_normed(m))
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        name = self._names.get(id(attr_val)) if isinstance(attr_val, torch.Tensor) else None
+        if name is None:
+            return attr_val
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy(
+                "get_attr", name, (), {}, proxy_factory_fn=lambda node: StateProxy(self, node, attr_val)
+            )
+        return parameter_proxy_cache[name]
+
+    def create_node(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        if kind.startswith(("call", "output")) and torch.is_grad_enabled() is not self._grad_enabled:
+            self._follow_grad_mode(torch.is_grad_enabled())
+        if torch.is_autocast_enabled() or torch.is_autocast_enabled("cpu"):
+            raise RuntimeError("forward runs under torch.autocast, which a traced graph doesn't keep")
+        node = super().create_node(kind, target, *args, **kwargs)
+        if kind.startswith("call"):
+            self.frames[node] = _user_frames(sys._getframe(1))
+        return node
+
+    def _follow_grad_mode(self, enabled: bool) -> None:
+        """Enter or leave a region without gradient; a region is left to what the caller of the graph had."""
+        self._grad_enabled = enabled
+        if enabled:
+            self.create_node("call_function", torch._C._set_grad_enabled, (self._callers_grad,), {})
+        else:
+            self._callers_grad = self.create_node("call_function", torch.is_grad_enabled, (), {})
+            self.create_node("call_function", torch._C._set_grad_enabled, (False,), {})
+
+    def _proxy_placeholder(self, name: str, concrete_args: Any, sig: inspect.Signature, fn_for_analysis: Any) -> Any:
+        proxy = super()._proxy_placeholder(name, None, sig, fn_for_analysis)
+        if name not in self._held:
+            return proxy
+        self.create_proxy("call_function", hold, (proxy, self._held[name], name), {})
+        return self._held[name]
+
+
+def computes_as_its_layer(module: nn.Module) -> bool:
+    """Whether `module` is one of torch's own layers, or a subclass that leaves what it computes alone."""
+    if "forward" in vars(module) or isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
+        return False
+    own: set[str] = set()
+    for cls in type(module).__mro__:
+        if cls.__module__.startswith(_LAYER_MODULES):
+            return not any(hasattr(cls, name) for name in own)
+        if cls.__module__ == "torch.nn.utils.parametrize":
+            continue
+        own.update(set(vars(cls)) - _OVERRIDABLE)
+    return type(module).__module__.startswith("torch.nn") and not isinstance(module, fx.GraphModule)
+
+
+def _is_weight_normed(module: nn.Module) -> bool:
+    """Weight norm, as hook or parametrization, is a function of parameters: traced into, it stays alive."""
+    hooks = tuple(module._forward_pre_hooks.values())
+    if hooks:
+        return not module._forward_hooks and all(type(hook).__name__ == "WeightNorm" for hook in hooks)
+    lists = getattr(module, "parametrizations", {})
+    return bool(lists) and all(type(p).__name__ == "_WeightNorm" for plist in lists.values() for p in plist)
+
+
+def _user_frames(frame: FrameType | None) -> tuple[tuple[str, int, str], ...]:
+    """(file, line, function) of the user's own frames, outermost first, from `frame` out to the tracer's call."""
+    found = []
+    while frame is not None and frame.f_code is not fx.Tracer.trace.__code__:
+        if is_users_file(frame.f_code.co_filename):
+            found.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
+        frame = frame.f_back
+    return tuple(reversed(found))
+
+
+def is_users_file(file: str) -> bool:
+    """Whether a frame of this file is the user's code, not torch's or ours."""
+    return not any(part in file for part in _NOT_THE_USERS)

@@ -1,0 +1,43 @@
+"""Runs that share a model's parameters, and leave them as they were even where forward writes to them."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class WriteGuard(TorchDispatchMode):
+    """While active, keeps a copy of each parameter of `module` before the first write to it; puts them back on leaving.
+
+    Only what is written is ever copied. Writes that ATen doesn't see (through NumPy) aren't either.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self._parameters: dict[int, list[torch.Tensor]] = {}
+        for parameter in module.parameters():
+            self._parameters.setdefault(_memory(parameter), []).append(parameter.data)
+        self._saved: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._schema.is_mutable:
+            for leaf in pytree.tree_leaves((args, kwargs)):
+                if isinstance(leaf, torch.Tensor):
+                    self._saved += [(kept, kept.clone()) for kept in self._parameters.pop(_memory(leaf), ())]
+        return func(*args, **(kwargs or {}))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]  # likewise
+        for parameter, before in self._saved:
+            parameter.copy_(before)
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else id(tensor)

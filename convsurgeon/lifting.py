@@ -1,0 +1,121 @@
+"""Asks the tables about one node: which rule lifts it, which operands go along, or why it stays 1-D."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from convsurgeon.axis import UnitAxis
+from convsurgeon.observe import Facts, NodeFacts, Value
+from convsurgeon.rules import RULES, Arguments, Deferred, Lifted, Refusal, Rule
+from convsurgeon.rules.pointwise import broadcasts, is_elementwise
+from convsurgeon.spellings import Call, ModuleSpelling, Spelling, State, is_torchs_own, read
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A node that can run in 2-D: by which rule, as what, and which of its operands are 2-D then.
+
+    `state` names the tensors that the called module holds and that move with it. `spelling` is None where the node
+    stays as it is but for its operands.
+    """
+
+    rule: Rule
+    lifted: Lifted
+    operands: tuple[fx.Node, ...]
+    state: tuple[str, ...] = ()
+    spelling: Spelling | None = None
+
+    @property
+    def replaces_module(self) -> bool:
+        """Whether the called module becomes one of another class, for all who call it."""
+        return isinstance(self.spelling, ModuleSpelling) and self.spelling.lifted is not self.spelling.layer
+
+
+def consider(node: fx.Node, facts: Facts | None, root: nn.Module, axis: UnitAxis) -> Candidate | Refusal:
+    """What becomes of `node`: by its rule if it has one, else as a pointwise operator if it was observed to be one."""
+    seen = None if facts is None else facts[node]
+    call = read(node, root)
+    if isinstance(call, Refusal):
+        return call
+    if seen is not None and seen.value is None:
+        return Refusal(f"its result is {_words(seen)}, not a tensor")
+    if call is not None:
+        return _by_rule(call, facts, axis)
+    if seen is None:
+        return Refusal("without samples only convolutions are known")
+    return _as_pointwise(node, seen, facts or {}, root, axis)
+
+
+def _by_rule(call: Call, facts: Facts | None, axis: UnitAxis) -> Candidate | Refusal:
+    rule = RULES[call.operator]
+    lifted = rule.lift(Arguments({name: _facts_of(value, facts) for name, value in call.arguments.items()}), axis)
+    if isinstance(lifted, Refusal):
+        return lifted
+    operands = [value for name in rule.lifts for value in _flat(call.arguments.get(name))]
+    for name, value in lifted.changes.items():
+        for node in () if isinstance(value, Deferred) else _nodes(value):
+            if facts is not None and facts[node].result is not int:
+                return Refusal(f"its {name} is computed in the graph, as {_words(facts[node])}")
+    return Candidate(
+        rule,
+        lifted,
+        tuple(value for value in operands if isinstance(value, fx.Node) and _has_form(value, facts, axis)),
+        tuple(value.name for value in operands if isinstance(value, State)),
+        call.spelling,
+    )
+
+
+def _as_pointwise(node: fx.Node, seen: NodeFacts, facts: Facts, root: nn.Module, axis: UnitAxis) -> Candidate | Refusal:
+    operands = [operand for operand in node.all_input_nodes if facts[operand].value is not None]
+    observed = [value for operand in operands if (value := facts[operand].value) is not None]
+    assert seen.value is not None
+    if not is_torchs_own(node, root):
+        return Refusal("no rule covers it, and it is not an operator of torch's")
+    if not is_elementwise(seen.overloads) or not observed or not broadcasts(observed, seen.value):
+        return Refusal("no rule covers it, and it isn't pointwise")
+    if "out" in node.kwargs:
+        return Refusal("it writes to an out= argument")
+    layout = node.kwargs.get("memory_format")
+    if layout not in (None, torch.contiguous_format, torch.preserve_format):
+        return Refusal(f"memory_format={layout} means another layout in 2-D")
+    lifted = tuple(operand for operand in operands if _has_form(operand, facts, axis))
+    return Candidate(RULES["pointwise"], Lifted(""), lifted)
+
+
+def _facts_of(value: Any, facts: Facts | None) -> Any:
+    """An argument as a rule sees it: tensors as `Value`, or None where they were not observed."""
+    if isinstance(value, State):
+        return value.value
+    if isinstance(value, (tuple, list)):
+        return type(value)(_facts_of(one, facts) for one in value)
+    if isinstance(value, fx.Node):
+        if facts is None:
+            return None
+        seen = facts[value]
+        return value if seen.value is None else seen.value
+    return value
+
+
+def _has_form(operand: fx.Node, facts: Facts | None, axis: UnitAxis) -> bool:
+    if facts is None:
+        return True
+    value = facts[operand].value
+    return isinstance(value, Value) and axis.has_form(value.rank)
+
+
+def _flat(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (tuple, list)) else [value]
+
+
+def _nodes(value: Any) -> list[fx.Node]:
+    found: list[fx.Node] = []
+    fx.node.map_arg(value, lambda node: found.append(node))
+    return found
+
+
+def _words(seen: NodeFacts) -> str:
+    return "nothing" if seen.result is type(None) else f"a {seen.result.__name__}"

@@ -1,0 +1,154 @@
+"""One run of a captured graph: the shape, dtype and strides of every value, and what each node dispatches to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from convsurgeon.capture import Capture
+from convsurgeon.guard import WriteGuard
+from convsurgeon.rng import preserved_random_state
+from convsurgeon.samples import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """Facts of one tensor value, in its 1-D form."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    stride: tuple[int, ...]
+    is_contiguous: bool
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> Value:
+        return cls(tuple(tensor.shape), tensor.dtype, tensor.stride(), tensor.is_contiguous())
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        size = self.dtype.itemsize
+        for extent in self.shape:
+            size *= extent
+        return size
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What one node did in the observed run.
+
+    `value` is None where the result is not one tensor; `result` is then its Python type. `overloads` are the ATen
+    operators that it dispatched to, `resized` the operands whose own shape or strides it changed (``unsqueeze_``).
+    """
+
+    value: Value | None
+    result: type
+    overloads: frozenset[Any] = frozenset()
+    resized: tuple[fx.Node, ...] = ()
+
+
+Facts = dict[fx.Node, NodeFacts]
+
+
+class GraphRun(fx.Interpreter):
+    """Runs a graph over any module tree with the inputs of a `Sample`."""
+
+    def __init__(self, root: nn.Module, graph: fx.Graph, sample: Sample) -> None:
+        super().__init__(root, graph=graph)
+        self.extra_traceback = False
+        self._inputs = bind(graph, sample)
+
+    def start(self) -> Any:
+        """Run the graph to its output."""
+        return self.run(enable_io_processing=False)
+
+    def placeholder(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if target in self._inputs:
+            return self._inputs[target]
+        if args:
+            return args[0]
+        raise TypeError(f"missing argument '{target}'")
+
+
+def bind(graph: fx.Graph, sample: Sample) -> dict[str, Any]:
+    """The sample's inputs by placeholder, as the graph's generated ``forward`` would bind them.
+
+    Raises:
+        TypeError: the sample has more arguments than the graph takes, or others.
+    """
+    placeholders = [str(node.target) for node in graph.find_nodes(op="placeholder")]
+    if isinstance(graph._codegen, fx.graph._PyTreeCodeGen):
+        info = graph._codegen.pytree_info
+        named = [sample.kwargs[name] for name in info.orig_args[len(sample.args) :] if name in sample.kwargs]
+        flat = graph.process_inputs(*sample.args, *named)
+        return dict(zip(placeholders, flat, strict=True))
+    plain = [name for name in placeholders if not name.startswith("*")]
+    inputs: dict[str, Any] = dict(zip(plain, sample.args, strict=False))
+    extra = {name: value for name, value in sample.kwargs.items() if name not in plain}
+    for name, value in sample.kwargs.items():
+        if name in inputs:
+            raise TypeError(f"argument '{name}' is given twice")
+        if name in plain:
+            inputs[name] = value
+    for name in placeholders:
+        if name.startswith("**"):
+            inputs[name], extra = extra, {}
+        elif name.startswith("*"):
+            inputs[name] = sample.args[len(plain) :]
+    too_many = len(sample.args) > len(plain) and not any(n.startswith("*") for n in placeholders)
+    if too_many or extra:
+        raise TypeError(f"the graph takes {', '.join(placeholders)}; given: {sample}")
+    return inputs
+
+
+def observe(capture: Capture, sample: Sample) -> Facts:
+    """Run the captured graph once on `sample` and tell the facts of every node.
+
+    The capture's clone takes the effects of the run (BatchNorm statistics); the random streams and the sample don't.
+    """
+    observer = _Observer(capture, sample.map(lambda tensor: tensor.detach().clone()))
+    with preserved_random_state(), torch.no_grad(), observer.dispatched:
+        observer.start()
+    return observer.facts
+
+
+class _Overloads(WriteGuard):
+    """Records the overloads that run."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        self.seen: set[Any] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.add(func)
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+
+class _Observer(GraphRun):
+    def __init__(self, capture: Capture, sample: Sample) -> None:
+        super().__init__(capture.root, capture.graph, sample)
+        self.dispatched = _Overloads(capture.root)
+        self.facts: Facts = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        before = [(operand, _layout(self.env[operand])) for operand in n.all_input_nodes]
+        self.dispatched.seen.clear()
+        result = getattr(self, n.op)(n.target, args, kwargs)
+        self.facts[n] = NodeFacts(
+            value=Value.of(result) if isinstance(result, torch.Tensor) else None,
+            result=type(result),
+            overloads=frozenset(self.dispatched.seen),
+            resized=tuple(operand for operand, layout in before if _layout(self.env[operand]) != layout),
+        )
+        return result
+
+
+def _layout(value: Any) -> tuple[Any, ...] | None:
+    return (value.shape, value.stride()) if isinstance(value, torch.Tensor) else None

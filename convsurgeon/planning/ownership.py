@@ -1,0 +1,55 @@
+"""Which tensors may move: a tensor has one shape, for whoever holds it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import fx, nn
+
+from convsurgeon.capture import fetch, inlined_paths
+from convsurgeon.capture.tracer import computes_as_its_layer
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A module that holds a tensor under a name of its own."""
+
+    path: str
+    module: nn.Module
+    name: str
+
+
+class Ownership:
+    """Who holds each tensor of a module tree, and which of them compute with it outside the graph's sight."""
+
+    def __init__(self, root: nn.Module, graph: fx.Graph) -> None:
+        self._root = root
+        self._owners: dict[int, list[Owner]] = {}
+        self._called = {str(node.target) for node in graph.find_nodes(op="call_module")}
+        self._inlined = {id(root.get_submodule(path)) for path in inlined_paths(root, graph)}
+        for path, module in root.named_modules():
+            for held in (module._parameters, module._buffers, vars(module)):
+                for name, tensor in held.items():
+                    if isinstance(tensor, torch.Tensor):
+                        self._owners.setdefault(id(tensor), []).append(Owner(path, module, name))
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """The tensor under a qualified name."""
+        tensor = fetch(self._root, name)
+        assert isinstance(tensor, torch.Tensor)
+        return tensor
+
+    def names(self, tensor: torch.Tensor) -> tuple[str, ...]:
+        """Every qualified name of a tensor but those of aliased modules."""
+        owners = self._owners.get(id(tensor), ())
+        return tuple(f"{owner.path}.{owner.name}".removeprefix(".") for owner in owners)
+
+    def pinned_by(self, tensor: torch.Tensor, lifted: set[int]) -> str | None:
+        """The module that computes with `tensor` as it is, apart from the graph and the `lifted` modules; or None."""
+        for owner in self._owners.get(id(tensor), ()):
+            if id(owner.module) in lifted or id(owner.module) in self._inlined or owner.path == "":
+                continue
+            if owner.path in self._called or computes_as_its_layer(owner.module):
+                return owner.path
+        return None

@@ -1,0 +1,119 @@
+"""What was decided: which operators run in 2-D, where values change form, what stays 1-D and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from torch import fx
+
+from convsurgeon.axis import UnitAxis
+from convsurgeon.lifting import Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureNote:
+    """How the model became a graph. `mode`: the one it is frozen to, None where it follows train() and eval()."""
+
+    how: str
+    mode: Literal["train", "eval"] | None
+    reason: str
+
+    def __str__(self) -> str:
+        text = {"trace": "torch.fx symbolic trace", "graph": "a GraphModule, as it came in"}[self.how]
+        return text if self.mode is None else f"{text}, in {self.mode} mode only: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class LiftedOperator:
+    """An operator that runs in 2-D."""
+
+    name: str
+    module: str
+    operator: str
+    becomes: str
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class Border:
+    """A value that changes its form: "lift" is an unsqueeze, "lower" a squeeze. Shape in the 1-D form; size in bytes.
+
+    `constant`: the value is computed from parameters alone (a normalised weight), not from what flows through the
+    model.
+    """
+
+    value: str
+    direction: Literal["lift", "lower"]
+    shape: tuple[int, ...] | None
+    nbytes: int | None
+    needed_by: tuple[str, ...]
+    constant: bool
+
+    def __str__(self) -> str:
+        verb = "unsqueeze" if self.direction == "lift" else "squeeze"
+        return f"{verb} {self.value}" + (f" {list(self.shape)}" if self.shape is not None else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An operator that stays 1-D: its qualified name, what it is, why, and the user's line ("" where unknown)."""
+
+    name: str
+    operator: str
+    reason: str
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.operator}): {self.reason}" + (f" [{self.source}]" if self.source else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The decision, complete: the rewriter obeys it and decides nothing.
+
+    `moved` names the state_dict entries (and other tensors) that gain the unit axis. `steps` holds, by node name, how
+    each lifted node is rewritten, `two_d` the values that are held in 2-D, and `restored` the operands (node, operand)
+    that
+    are made contiguous, as the 1-D operator does within.
+    """
+
+    capture: CaptureNote
+    lift: Literal["regions", "ops"]
+    unit_axis: Literal[-2, -1]
+    lifted: tuple[LiftedOperator, ...]
+    borders: tuple[Border, ...]
+    kept: tuple[Kept, ...]
+    moved: tuple[str, ...]
+    graph: fx.Graph = field(repr=False, compare=False)
+    steps: Mapping[str, Candidate] = field(repr=False, compare=False)
+    two_d: frozenset[str] = field(repr=False, compare=False)
+    restored: frozenset[tuple[str, str]] = field(repr=False, compare=False)
+
+    @property
+    def axis(self) -> UnitAxis:
+        """The unit axis as the functions take it."""
+        return UnitAxis(self.unit_axis)
+
+    @property
+    def convolutions(self) -> tuple[LiftedOperator, ...]:
+        """The convolutions among the lifted operators."""
+        return tuple(operator for operator in self.lifted if operator.rule.startswith("conv"))
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as plain data."""
+        return {
+            "capture": asdict(self.capture),
+            "lift": self.lift,
+            "unit_axis": self.unit_axis,
+            "lifted": [asdict(one) for one in self.lifted],
+            "borders": [asdict(one) for one in self.borders],
+            "kept": [asdict(one) for one in self.kept],
+            "moved": list(self.moved),
+        }
+
+    def __str__(self) -> str:
+        from convsurgeon.report import plan_text
+
+        return plan_text(self)

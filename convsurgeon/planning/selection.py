@@ -1,0 +1,77 @@
+"""`include` and `exclude`: globs on the names of modules."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx, nn
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which nodes may be lifted.
+
+    A glob means a module and everything inside it, under any of its names. `include` chooses convolutions; `exclude`
+    keeps every operator 1-D.
+    """
+
+    included: re.Pattern[str]
+    excluded: re.Pattern[str] | None
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    names: dict[str, tuple[str, ...]]
+
+    @classmethod
+    def of(cls, root: nn.Module, include: Sequence[str], exclude: Sequence[str]) -> Selection:
+        """Check the globs against the modules of `root`.
+
+        Raises:
+            ValueError: a glob that matches no module.
+            TypeError: not a sequence of strings.
+        """
+        by_module: dict[int, list[str]] = {}
+        for name, module in root.named_modules(remove_duplicate=False):
+            by_module.setdefault(id(module), []).append(name)
+        names = {name: tuple(aliases) for aliases in by_module.values() for name in aliases}
+        for argument, globs in (("include", include), ("exclude", exclude)):
+            if isinstance(globs, str) or not all(isinstance(glob, str) for glob in globs):
+                raise TypeError(
+                    f"{argument} is {globs!r}; accepted: a sequence of globs, such as {argument}=['encoder.*']"
+                )
+            for glob in globs:
+                if not fnmatch.filter(names, glob):
+                    raise ValueError(f"{argument} has {glob!r}, which matches no module; {_some(names)}")
+        return cls(_pattern(include), _pattern(exclude) if exclude else None, tuple(include), tuple(exclude), names)
+
+    def refuses(self, node: fx.Node, *, convolution: bool) -> str | None:
+        """Why `node` may not be lifted, or None."""
+        names = {alias for name in _modules_around(node) for alias in self.names.get(name, (name,))}
+        if self.excluded and any(self.excluded.match(name) for name in names):
+            return f"excluded by exclude={list(self.exclude)}"
+        if convolution and not any(self.included.match(name) for name in names):
+            return f"not among include={list(self.include)}"
+        return None
+
+
+def _modules_around(node: fx.Node) -> set[str]:
+    """Every module that the node's call stands in, the called one included, outermost ``""``."""
+    names = {""}
+    paths: Iterable[Any] = (entry[0] for entry in node.meta.get("nn_module_stack", {}).values())
+    for path in (*paths, str(node.target) if node.op == "call_module" else ""):
+        atoms = str(path).split(".")
+        names.update(".".join(atoms[: end + 1]) for end in range(len(atoms)))
+    return names
+
+
+def _pattern(globs: Iterable[str]) -> re.Pattern[str]:
+    return re.compile("|".join(fnmatch.translate(glob) for glob in globs) or r"(?!)")
+
+
+def _some(names: Iterable[str]) -> str:
+    known = [name for name in names if name]
+    more = f" and {len(known) - 8} more" if len(known) > 8 else ""
+    return f"the model has {', '.join(known[:8])}{more}" if known else "the model has no submodules"

@@ -1,0 +1,116 @@
+"""The report for people: plain text in 80 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from convsurgeon.planning.plan import Kept, LiftedOperator, Plan
+
+if TYPE_CHECKING:
+    from convsurgeon.conversion import Conversion
+
+_WIDTH = 80
+_SHOWN = 12
+
+
+def plan_text(plan: Plan) -> str:
+    """What is computed in 2-D, where the borders are, what stays 1-D and why."""
+    return "\n".join(
+        (
+            *_field("captured by", [str(plan.capture)]),
+            *_field("converted", _converted(plan)),
+            *_field("borders", _borders(plan)),
+            *_field("kept 1-D", _kept(plan.kept)),
+        )
+    )
+
+
+def conversion_text(conversion: Conversion) -> str:
+    """The plan, the weights that moved, and the proof."""
+    verification = conversion.verification
+    moving = [entry for entry in conversion.weight_map.entries if entry.moves]
+    weights = [
+        f"{len(moving)} of {len(conversion.weight_map.entries)} state_dict entries gain an axis, under their names"
+    ]
+    weights += [f"  {e.name}: {list(e.shape_1d)} -> {list(e.shape_2d)}" for e in moving[:3]]
+    weights += [f"  and {len(moving) - 3} more"] if len(moving) > 3 else []
+    proof = "not verified (verify=False)" if verification is None else str(verification)
+    return "\n".join(
+        (
+            f"convsurgeon: {conversion.weight_map.model}",
+            plan_text(conversion.plan),
+            *_field("weights", weights),
+            *_field("verified", proof.splitlines()),
+        )
+    )
+
+
+def _field(name: str, lines: Sequence[str]) -> Iterable[str]:
+    """One labelled part of the report, its lines wrapped and aligned."""
+    label = f"  {name:<12}"
+    for line in lines:
+        indent = len(line) - len(line.lstrip())
+        hanging = " " * (len("  ") + 12 + indent + 2)
+        yield from textwrap.wrap(
+            line.strip(),
+            _WIDTH,
+            initial_indent=label + " " * indent,
+            subsequent_indent=hanging,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        label = " " * len(label)
+
+
+def _converted(plan: Plan) -> list[str]:
+    if not plan.lifted:
+        return [
+            "nothing: no 1-D convolution was found that can be" if plan.kept else "nothing: there is no 1-D operator"
+        ]
+    convolutions, others = plan.convolutions, [one for one in plan.lifted if one not in set(plan.convolutions)]
+    where = {"regions": "in regions", "ops": "each alone"}[plan.lift]
+    plural = "s" * (len(convolutions) != 1)
+    lines = [f"{len(convolutions)} convolution{plural} and {len(others)} other operators, {where}"]
+    lines += [f"  {count} x {name}" for name, count in _counted(convolutions)]
+    if others:
+        lines.append("  " + ", ".join(f"{count} x {name}" for name, count in _counted(others)))
+    return lines
+
+
+def _counted(operators: Iterable[LiftedOperator]) -> list[tuple[str, int]]:
+    names = (one.operator if one.becomes == one.operator else f"{one.operator} -> {one.becomes}" for one in operators)
+    return Counter(names).most_common()
+
+
+def _borders(plan: Plan) -> list[str]:
+    flowing = [border for border in plan.borders if not border.constant]
+    constant = len(plan.borders) - len(flowing)
+    lines = [f"{len(flowing)}" + (f", and {constant} on computed weights" if constant else "")]
+    lines += [f"  {border}, for {_some(border.needed_by)}" for border in flowing[:_SHOWN]]
+    return lines + ([f"  and {len(flowing) - _SHOWN} more"] if len(flowing) > _SHOWN else [])
+
+
+def _kept(kept: Sequence[Kept]) -> list[str]:
+    """Convolutions one by one, everything else counted by operator and reason."""
+    if not kept:
+        return ["nothing"]
+    convolutions = [one for one in kept if "conv" in one.operator.lower()]
+    lines = [str(one) for one in convolutions[:_SHOWN]]
+    lines += [f"and {len(convolutions) - _SHOWN} more convolutions"] if len(convolutions) > _SHOWN else []
+    grouped: dict[tuple[str, str], list[Kept]] = {}
+    for one in kept:
+        if one not in set(convolutions):
+            grouped.setdefault((one.operator, one.reason), []).append(one)
+    for (operator, reason), members in list(grouped.items())[:_SHOWN]:
+        count = f"{len(members)} x " if len(members) > 1 else ""
+        source = f" [{members[0].source}]" if members[0].source else ""
+        lines.append(f"{count}{operator}: {reason}{source}")
+    more = len(grouped) - _SHOWN
+    return lines + ([f"and {more} more kinds of operators"] if more > 0 else [])
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,184 @@
+"""Carries out a plan: the graph in 2-D, and a module tree for it. Decides nothing."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from convsurgeon.axis import UnitAxis
+from convsurgeon.capture import Capture, fetch, inlined_paths
+from convsurgeon.cloning import clone_module, own, rewrap, share
+from convsurgeon.converted import ORIGIN, ConvertedModule, Form, Origin, Scope, load_1d_state, take_contents
+from convsurgeon.lifting import Candidate
+from convsurgeon.planning import Plan
+from convsurgeon.rules import Deferred
+from convsurgeon.spellings import respell
+
+_SHAPED_META = ("val", "example_value", "tensor_meta", "unbacked_bindings")
+"""What a node's metadata tells of its value in 1-D, and would be wrong in 2-D."""
+
+
+def rewrite(model: nn.Module, capture: Capture, plan: Plan, *, copy_weights: bool) -> ConvertedModule:
+    """The converted module: `plan` carried out over a clone of `model`, sharing its storage unless `copy_weights`."""
+    tree = clone_module(model, own if copy_weights else share)
+    for node in capture.graph.find_nodes(op="get_attr"):
+        _adopt_constant(tree, capture.root, str(node.target))
+    tree = _lift_tree(tree, plan)
+    return ConvertedModule.build(tree, _GraphWriter(plan).write(), type(model).__name__, capture.mode, plan.unit_axis)
+
+
+class _GraphWriter:
+    """Writes the new graph node by node, in the order and under the names of the old one."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._new = fx.Graph()
+        self._new._codegen = plan.graph._codegen
+        self._forms: dict[tuple[fx.Node, str], fx.Node] = {}
+
+    def write(self) -> fx.Graph:
+        """The whole new graph."""
+        for node in self._plan.graph.nodes:
+            step = self._plan.steps.get(node.name)
+            if step is None:
+                self._copy(node)
+            else:
+                self._lift(node, step)
+        return self._new
+
+    def _copy(self, node: fx.Node) -> None:
+        form: Form = "2d" if node.name in self._plan.two_d else "1d"
+        new = self._new.node_copy(node, lambda operand: self._in_form(operand, "1d"))
+        self._sign(new, node, "", form)
+
+    def _lift(self, node: fx.Node, step: Candidate) -> None:
+        axis = self._plan.axis
+        target, args, kwargs = node.target, node.args, dict(node.kwargs)
+        if step.spelling is not None:
+            target = step.spelling.lifted_target(node)
+            args, kwargs = respell(step.spelling, node, step.lifted.changes)
+        args, kwargs = fx.node.map_aggregate((args, kwargs), lambda leaf: self._argument(leaf, node, step))
+        new = self._new.create_node(node.op, target, args, kwargs, node.name, node.type)
+        new.meta = {key: value for key, value in node.meta.items() if key not in _SHAPED_META}
+        self._sign(new, node, step.rule.operator, "2d")
+        if node.name not in self._plan.two_d:
+            lowered = self._border(new, node, torch.squeeze, axis, "1d")
+            self._forms[node, "1d"] = lowered
+
+    def _argument(self, leaf: Any, node: fx.Node, step: Candidate) -> Any:
+        if isinstance(leaf, Deferred):
+            inner = fx.node.map_aggregate(leaf.args, lambda one: self._argument(one, node, step))
+            return self._made(self._new.call_function(leaf.function, inner), node, step.rule.operator, "1d")
+        if not isinstance(leaf, fx.Node):
+            return leaf
+        if leaf not in step.operands:
+            return self._in_form(leaf, "1d")
+        operand = self._in_form(leaf, "2d")
+        if (node.name, leaf.name) in self._plan.restored:
+            operand = self._made(self._new.call_method("contiguous", (operand,)), node, step.rule.operator, "2d")
+        return operand
+
+    def _in_form(self, node: fx.Node, form: Form) -> fx.Node:
+        """The new node that holds `node`'s value in this form; a value without forms is held in either."""
+        held = self._forms.get((node, form))
+        if held is None:
+            other = self._forms[node, "1d" if form == "2d" else "2d"]
+            change = torch.unsqueeze if form == "2d" else torch.squeeze
+            held = self._forms[node, form] = self._border(other, node, change, self._plan.axis, form)
+        return held
+
+    def _border(self, value: fx.Node, old: fx.Node, change: Callable[..., Any], axis: UnitAxis, form: Form) -> fx.Node:
+        border = self._new.create_node("call_function", change, (value, axis.position), {}, f"{old.name}_{form}")
+        return self._made(border, old, "border", form)
+
+    def _made(self, new: fx.Node, old: fx.Node, rule: str, form: Form) -> fx.Node:
+        """Sign a node that has no counterpart of its own."""
+        new.meta = {key: value for key, value in old.meta.items() if key in ("stack_trace", "nn_module_stack")}
+        new.meta[ORIGIN] = Origin(old.name, rule, form)
+        return new
+
+    def _sign(self, new: fx.Node, old: fx.Node, rule: str, form: Form) -> None:
+        new.meta[ORIGIN] = Origin(old.name, rule, form)
+        self._forms[old, form] = new
+
+
+def _adopt_constant(tree: nn.Module, root: nn.Module, target: str) -> None:
+    """Take over a tensor that tracing found outside every module's state; it moves with the module, and isn't saved."""
+    if not hasattr(tree, target) and "." not in target:
+        value = fetch(root, target)
+        if isinstance(value, torch.Tensor):
+            tree.register_buffer(target, value, persistent=False)
+        else:
+            setattr(tree, target, value)
+
+
+def _lift_tree(tree: nn.Module, plan: Plan) -> nn.Module:
+    """The module tree of the converted graph, out of a clone of the original's, which is used up."""
+    moved = _move_state(tree, plan)
+    replaced: dict[int, nn.Module] = {}
+    for node in plan.graph.find_nodes(op="call_module"):
+        step = plan.steps.get(node.name)
+        if step is not None and step.replaces_module and step.spelling is not None:
+            old = tree.get_submodule(str(node.target))
+            if id(old) not in replaced:
+                new = step.spelling.lift_module(old, step.lifted.changes, plan.axis)
+                assert new is not None
+                replaced[id(old)] = new
+    inlined = {id(tree.get_submodule(path)) for path in inlined_paths(tree, plan.graph)}
+    _scope(tree, replaced, inlined | set(moved))
+    for parent in {id(m): m for m in (*tree.modules(), *replaced.values())}.values():
+        for name, child in parent._modules.items():
+            if child is not None:
+                parent._modules[name] = replaced.get(id(child), child)
+    for owner, names in moved.values():
+        holder = replaced.get(id(owner), owner)
+        axes = dict.fromkeys(names, plan.unit_axis)
+        holder.register_load_state_dict_pre_hook(functools.partial(load_1d_state, axes=axes))
+    return tree
+
+
+def _move_state(tree: nn.Module, plan: Plan) -> dict[int, tuple[nn.Module, list[str]]]:
+    """Give every tensor that moves its 2-D shape, under every name; returns which module holds which in its state."""
+    moved: dict[int, torch.Tensor] = {}
+    holders: dict[int, tuple[nn.Module, list[str]]] = {}
+    for qualified in plan.moved:
+        path, _, name = qualified.rpartition(".")
+        owner = tree.get_submodule(path)
+        old = getattr(owner, name)
+        if id(old) not in moved:
+            moved[id(old)] = rewrap(old, plan.axis.lift(old.detach()))
+        held: dict[str, Any] = next(held for held in (owner._parameters, owner._buffers, vars(owner)) if name in held)
+        held[name] = moved[id(old)]
+        if held is not vars(owner):
+            holders.setdefault(id(owner), (owner, []))[1].append(name)
+    return holders
+
+
+def _scope(tree: nn.Module, replaced: dict[int, nn.Module], touched: set[int]) -> None:
+    """Replace by a `Scope` each module whose forward is in the graph, or no longer fits what the module holds."""
+
+    def visit(module: nn.Module) -> bool:
+        if id(module) in known:
+            return known[id(module)]
+        known[id(module)] = id(module) in replaced
+        below = [visit(child) for child in module.children()]
+        inconsistent = id(module) in replaced or id(module) in touched or any(below)
+        known[id(module)] = inconsistent
+        container = isinstance(module, (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict))
+        if inconsistent and id(module) not in replaced and module is not tree and not container:
+            replaced[id(module)] = _as_scope(module)
+        return inconsistent
+
+    known: dict[int, bool] = {}
+    visit(tree)
+
+
+def _as_scope(module: nn.Module) -> Scope:
+    scope = Scope()
+    take_contents(scope, module)
+    scope.original = type(module).__name__
+    return scope

@@ -1,0 +1,49 @@
+"""Convolutions: the operators that must become 2-D."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from convsurgeon.axis import UnitAxis, lifted_size
+from convsurgeon.rules.base import Arguments, Deferred, Lifted, Refusal, rule
+
+
+@rule("conv1d", lifts=("input", "weight"), must=True, contiguous=True)
+def lift_conv1d(conv: Arguments, axis: UnitAxis) -> Lifted | Refusal:
+    """``conv1d`` on (N, C, L) is ``conv2d`` on (N, C, 1, L) with a (1, K) kernel.
+
+    weight: (C_out, C_in/groups, K) -> (C_out, C_in/groups, 1, K); bias as it is. "same" pads the unit axis by nothing,
+    since its kernel and dilation are 1; every padding_mode pads by nothing there likewise. The same products are
+    summed, perhaps in another order: equal up to rounding.
+    """
+    return Lifted(
+        "conv2d",
+        stride=axis.pair(conv.stride, unit=1),
+        padding=axis.pair(conv.padding, unit=0),
+        dilation=axis.pair(conv.dilation, unit=1),
+    )
+
+
+@rule("conv_transpose1d", lifts=("input", "weight"), must=True, contiguous=True)
+def lift_conv_transpose1d(conv: Arguments, axis: UnitAxis) -> Lifted | Refusal:
+    """``conv_transpose1d`` on (N, C, L) is ``conv_transpose2d`` on (N, C, 1, L) with a (1, K) kernel.
+
+    weight: (C_in, C_out/groups, K) -> (C_in, C_out/groups, 1, K). On the unit axis stride 1, kernel 1 and no padding
+    give (1 - 1) * 1 + 1 = 1, so an `output_size` gains a 1 there, whether it names the length or every axis.
+    """
+    return Lifted(
+        "conv_transpose2d",
+        stride=axis.pair(conv.stride, unit=1),
+        padding=axis.pair(conv.padding, unit=0),
+        output_padding=axis.pair(conv.output_padding, unit=0),
+        dilation=axis.pair(conv.dilation, unit=1),
+        output_size=_output_size(conv.output_size, axis),
+    )
+
+
+def _output_size(size: Any, axis: UnitAxis) -> Any:
+    if size is None:
+        return None
+    if isinstance(size, (tuple, list)):
+        return list(axis.lifted_size(size))
+    return Deferred(lifted_size, (size, axis.position))

@@ -1,0 +1,73 @@
+"""What a model is called with: samples, as the caller may write them, in one form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One call of the model: positional and keyword arguments."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Sample:
+        """The sample with every tensor in it, however deep, replaced by ``change(tensor)``."""
+        args, kwargs = pytree.tree_map_only(torch.Tensor, change, (self.args, dict(self.kwargs)))
+        return Sample(args, kwargs)
+
+    def tensors(self) -> list[torch.Tensor]:
+        """Every tensor of the call, in order."""
+        return [leaf for leaf in pytree.tree_leaves((self.args, dict(self.kwargs))) if isinstance(leaf, torch.Tensor)]
+
+    def __str__(self) -> str:
+        """The call in words, each tensor by shape and dtype."""
+
+        def word(leaf: Any) -> str:
+            if isinstance(leaf, torch.Tensor):
+                return f"{str(leaf.dtype).removeprefix('torch.')}{list(leaf.shape)}"
+            return repr(leaf)[:40]
+
+        shown = [", ".join(word(leaf) for leaf in pytree.tree_leaves(arg)) for arg in self.args]
+        shown += [f"{k}={', '.join(word(leaf) for leaf in pytree.tree_leaves(v))}" for k, v in self.kwargs.items()]
+        return f"({', '.join(shown)})"
+
+
+def as_samples(sample_inputs: Any) -> tuple[Sample, ...]:
+    """The caller's `sample_inputs` as samples.
+
+    One sample is a tensor, a tuple of positional arguments, a dict of keyword arguments, or a `Sample`; a list holds
+    several. A model that takes a list as its argument is given it inside a tuple.
+
+    Raises:
+        TypeError: anything else, naming what was given.
+        ValueError: an empty list.
+    """
+    if sample_inputs is None:
+        return ()
+    if isinstance(sample_inputs, list):
+        if not sample_inputs:
+            raise ValueError("sample_inputs is an empty list; give at least one sample, or None with verify=False")
+        return tuple(_as_sample(one, f"sample_inputs[{i}]") for i, one in enumerate(sample_inputs))
+    return (_as_sample(sample_inputs, "sample_inputs"),)
+
+
+def _as_sample(given: Any, where: str) -> Sample:
+    if isinstance(given, Sample):
+        return given
+    if isinstance(given, torch.Tensor):
+        return Sample((given,))
+    if isinstance(given, tuple):
+        return Sample(given)
+    if isinstance(given, Mapping):
+        return Sample((), dict(given))
+    raise TypeError(
+        f"{where} is a {type(given).__name__}; accepted: a tensor, a tuple of positional arguments, a dict of keyword "
+        "arguments, convsurgeon.Sample(args, kwargs), or a list of these"
+    )

@@ -1,0 +1,79 @@
+"""How operators are written in a graph: one table a spelling, each read into (operator, arguments by name) and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx, nn
+
+from convsurgeon.rules.base import Refusal
+from convsurgeon.spellings.base import Call, Spelling, State, respell
+from convsurgeon.spellings.functions import FUNCTIONS, METHODS
+from convsurgeon.spellings.modules import MODULES, ModuleSpelling, has_hooks, module_spelling
+
+__all__ = [
+    "FUNCTIONS",
+    "METHODS",
+    "MODULES",
+    "Call",
+    "ModuleSpelling",
+    "Spelling",
+    "State",
+    "is_torchs_own",
+    "operator_name",
+    "read",
+    "respell",
+]
+
+
+def read(node: fx.Node, root: nn.Module) -> Call | Refusal | None:
+    """The node as an operator with named arguments; None if no table knows it, or why this one can't be read."""
+    spelling: Any = None
+    if node.op == "call_function":
+        spelling = FUNCTIONS.get(node.target)
+    elif node.op == "call_method":
+        spelling = METHODS.get(str(node.target))
+    elif node.op == "call_module":
+        spelling = module_spelling(root.get_submodule(str(node.target)))
+        if isinstance(spelling, Refusal):
+            return spelling
+    if spelling is None:
+        return None
+    try:
+        call: Call = spelling.read(node, root)
+    except TypeError as error:
+        return Refusal(f"its arguments can't be read: {error}")
+    return call
+
+
+def operator_name(node: fx.Node, root: nn.Module) -> str:
+    """What a person would call this node's operator: ``Conv1d``, ``softmax``, ``view``."""
+    if node.op == "call_module":
+        return type(root.get_submodule(str(node.target))).__name__
+    if node.op == "call_method":
+        return str(node.target)
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def is_torchs_own(node: fx.Node, root: nn.Module) -> bool:
+    """Whether the node calls torch itself, so that what it dispatched to on one sample is what it always does.
+
+    A function of the user's that was kept whole (``fx.wrap``) may look at ranks and lengths, and is not.
+    """
+    if node.op == "call_method":
+        return True
+    if node.op == "call_module":
+        module = root.get_submodule(str(node.target))
+        return _is_stateless_layer(module)
+    home = getattr(node.target, "__module__", None) or "torch"
+    return home.split(".")[0] in ("torch", "_operator", "math", "builtins")
+
+
+def _is_stateless_layer(module: nn.Module) -> bool:
+    """A layer of torch's, without hooks or hidden state, whose parameters (if any) are single numbers."""
+    return (
+        type(module).__module__.startswith("torch.nn.modules.")
+        and not any(module.children())
+        and all(p.numel() == 1 for p in (*module.parameters(), *module.buffers()))
+        and not has_hooks(module)
+    )

@@ -1,0 +1,92 @@
+"""How an operator is written in a graph, apart from what it means: reading a node by name, and writing it back."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import fx, nn
+
+from convsurgeon.axis import UnitAxis
+from convsurgeon.observe import Value
+
+NUMPY_NAMES = {"axis": "dim", "x": "input", "a": "input", "x1": "input", "x2": "other"}
+"""Keywords that torch's argument parser takes for its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """An operand that the called module holds itself, by its qualified name."""
+
+    name: str
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One node, read: the operator, and its arguments by name with defaults filled in.
+
+    An operand is an ``fx.Node`` or a `State`; everything else is as it stands in the graph.
+    """
+
+    operator: str
+    arguments: Mapping[str, Any]
+    spelling: Spelling
+
+
+class Spelling(Protocol):
+    """A row of one of the spelling tables."""
+
+    @property
+    def operator(self) -> str:
+        """The operator's name in the rules."""
+
+    @property
+    def signature(self) -> inspect.Signature:
+        """How the node's own arguments bind to names."""
+
+    def read(self, node: fx.Node, root: nn.Module) -> Call:
+        """The node as an operator with named arguments."""
+
+    def lifted_target(self, node: fx.Node) -> Any:
+        """The target of the node that computes it in 2-D."""
+
+    def lift_module(self, module: nn.Module, changes: Mapping[str, Any], axis: UnitAxis) -> nn.Module | None:
+        """The module that computes it in 2-D, from a 1-D one that may be used up; None where no module is called."""
+
+
+def bind(signature: inspect.Signature, node: fx.Node) -> dict[str, Any]:
+    """The node's arguments by name, defaults filled in.
+
+    Raises:
+        TypeError: the node has arguments that the signature doesn't.
+    """
+    bound = signature.bind(*node.args, **_renamed(signature, node.kwargs))
+    bound.apply_defaults()
+    return dict(bound.arguments)
+
+
+def respell(spelling: Spelling, node: fx.Node, changes: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The node's arguments with `changes` made, each written positionally or by keyword as it was."""
+    parameters = spelling.signature.parameters
+    kwargs = dict(_renamed(spelling.signature, node.kwargs))
+    args = list(node.args)
+    positions = {name: at for at, name in enumerate(parameters) if at < len(args)}
+    for name, value in changes.items():
+        if name in positions:
+            args[positions[name]] = value
+        elif name in kwargs or (name in parameters and value != parameters[name].default):
+            kwargs[name] = value
+    return tuple(args), kwargs
+
+
+def _renamed(signature: inspect.Signature, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    known = signature.parameters
+    return {NUMPY_NAMES.get(name, name) if name not in known else name: value for name, value in kwargs.items()}
+
+
+def signature_of(stub: Callable[..., Any]) -> inspect.Signature:
+    """The signature of a stub, for operators written in C++, which have none."""
+    return inspect.signature(stub)

@@ -1,0 +1,108 @@
+"""Operators spelled as functions (``F.*``, ``torch.*``) and as tensor methods."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from convsurgeon.axis import UnitAxis
+from convsurgeon.spellings.base import Call, bind, signature_of
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionSpelling:
+    """A function or method: its operator, how its arguments are named, and the function that stands for it in 2-D."""
+
+    operator: str
+    signature: inspect.Signature
+    lifted: Callable[..., Any] | None = None
+
+    def read(self, node: fx.Node, root: nn.Module) -> Call:
+        return Call(self.operator, bind(self.signature, node), self)
+
+    def lifted_target(self, node: fx.Node) -> Any:
+        return node.target if self.lifted is None else self.lifted
+
+    def lift_module(self, module: nn.Module, changes: Mapping[str, Any], axis: UnitAxis) -> nn.Module | None:
+        return None
+
+
+# The stubs name the arguments of operators that are written in C++, in the order and with the defaults of torch's
+# documentation; functions written in Python speak for themselves.
+
+
+def _conv(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1): ...  # type: ignore[no-untyped-def]
+
+
+def _conv_transpose(  # type: ignore[no-untyped-def]
+    input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1
+): ...
+
+
+def _batch_norm(  # type: ignore[no-untyped-def]
+    input, weight, bias, running_mean, running_var, training, momentum, eps, cudnn_enabled
+): ...
+
+
+def _dropout(input, p, train): ...  # type: ignore[no-untyped-def]
+
+
+def _cat(tensors, dim=0, *, out=None): ...  # type: ignore[no-untyped-def]
+
+
+def _like(input, *, dtype=None, layout=None, device=None, pin_memory=None, requires_grad=False, memory_format=None): ...  # type: ignore[no-untyped-def]
+
+
+def _bernoulli(input): ...  # type: ignore[no-untyped-def]
+
+
+def _prelu(input, weight): ...  # type: ignore[no-untyped-def]
+
+
+def _identity(input, *args, memory_format=None, **kwargs): ...  # type: ignore[no-untyped-def]
+
+
+def _row(operator: str, stub: Callable[..., Any], lifted: Callable[..., Any] | None = None) -> FunctionSpelling:
+    return FunctionSpelling(operator, signature_of(stub), lifted)
+
+
+FUNCTIONS: dict[Any, FunctionSpelling] = {
+    torch.conv1d: _row("conv1d", _conv, torch.conv2d),
+    torch.conv_transpose1d: _row("conv_transpose1d", _conv_transpose, torch.conv_transpose2d),
+    F.batch_norm: _row("batch_norm", F.batch_norm),
+    torch.batch_norm: _row("batch_norm", _batch_norm),
+    F.dropout: _row("dropout", F.dropout),
+    F.alpha_dropout: _row("alpha_dropout", F.alpha_dropout),
+    F.dropout1d: _row("feature_dropout", F.dropout1d, F.dropout2d),
+    F.dropout2d: _row("feature_dropout", F.dropout2d),
+    F.feature_alpha_dropout: _row("feature_alpha_dropout", F.feature_alpha_dropout),
+    torch.dropout: _row("dropout", _dropout),
+    torch.alpha_dropout: _row("alpha_dropout", _dropout),
+    torch.feature_dropout: _row("feature_dropout", _dropout),
+    torch.feature_alpha_dropout: _row("feature_alpha_dropout", _dropout),
+    F.rrelu: _row("rrelu", F.rrelu),
+    torch.bernoulli: _row("bernoulli", _bernoulli),
+    torch.rand_like: _row("rand_like", _like),
+    torch.randn_like: _row("randn_like", _like),
+    torch.prelu: _row("prelu", _prelu),
+    **{join: _row("cat", _cat) for join in (torch.cat, torch.concat, torch.concatenate)},
+    **{copy: _row("identity", _identity) for copy in (torch.clone, torch.detach)},
+}
+
+METHODS: dict[str, FunctionSpelling] = {
+    **{
+        name: _row("identity", _identity)
+        for name in (
+            *("contiguous", "to", "type", "type_as", "clone", "detach", "requires_grad_", "cpu", "cuda"),
+            *("float", "double", "half", "bfloat16", "int", "long", "bool", "cfloat", "cdouble"),
+        )
+    },
+    "bernoulli": _row("bernoulli", _bernoulli),
+    "prelu": _row("prelu", _prelu),
+}

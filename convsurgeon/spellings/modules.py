@@ -1,0 +1,105 @@
+"""Operators spelled as calls of torch's own layers."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx, nn
+
+from convsurgeon.axis import UnitAxis
+from convsurgeon.capture.tracer import computes_as_its_layer
+from convsurgeon.converted import take_contents
+from convsurgeon.observe import Value
+from convsurgeon.rules.base import Refusal
+from convsurgeon.spellings.base import Call, State, bind
+
+_CONVOLUTION = ("stride", "padding", "dilation", "groups", "padding_mode")
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleSpelling:
+    """A layer: its operator, the layer that computes it in 2-D, and which of its attributes are arguments."""
+
+    operator: str
+    layer: type[nn.Module]
+    lifted: type[nn.Module]
+    tensors: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+
+    @property
+    def signature(self) -> inspect.Signature:
+        unbound = inspect.signature(self.layer.forward)
+        return unbound.replace(parameters=list(unbound.parameters.values())[1:])
+
+    def read(self, node: fx.Node, root: nn.Module) -> Call:
+        module = root.get_submodule(str(node.target))
+        arguments = bind(self.signature, node)
+        for name in self.tensors:
+            tensor = getattr(module, name)
+            arguments[name] = None if tensor is None else State(f"{node.target}.{name}", Value.of(tensor))
+        arguments.update({name: getattr(module, name) for name in self.settings})
+        return Call(self.operator, arguments, self)
+
+    def lifted_target(self, node: fx.Node) -> Any:
+        return node.target
+
+    def lift_module(self, module: nn.Module, changes: Mapping[str, Any], axis: UnitAxis) -> nn.Module:
+        # Not through __init__, which would draw initial weights: the layers of a family have the same attributes.
+        lifted = object.__new__(self.lifted)
+        take_contents(lifted, module)
+        lifted.__dict__.update({key: value for key, value in vars(module).items() if key not in vars(lifted)})
+        for name in self.settings:
+            if name in changes:
+                setattr(lifted, name, changes[name])
+        if "weight" in self.tensors:
+            lifted.kernel_size = axis.pair(module.kernel_size, unit=1)
+            pads: Any = module._reversed_padding_repeated_twice
+            lifted.__dict__["_reversed_padding_repeated_twice"] = axis.pads(pads)
+            lifted.output_padding = axis.pair(module.output_padding, unit=0)
+        return lifted
+
+
+MODULES: tuple[ModuleSpelling, ...] = (
+    ModuleSpelling("conv1d", nn.Conv1d, nn.Conv2d, ("weight", "bias"), _CONVOLUTION),
+    ModuleSpelling(
+        "conv_transpose1d",
+        nn.ConvTranspose1d,
+        nn.ConvTranspose2d,
+        ("weight", "bias"),
+        (*_CONVOLUTION, "output_padding"),
+    ),
+    ModuleSpelling("batch_norm", nn.BatchNorm1d, nn.BatchNorm2d),
+    ModuleSpelling("batch_norm", nn.SyncBatchNorm, nn.SyncBatchNorm),
+    ModuleSpelling("dropout", nn.Dropout, nn.Dropout),
+    ModuleSpelling("alpha_dropout", nn.AlphaDropout, nn.AlphaDropout),
+    ModuleSpelling("feature_dropout", nn.Dropout1d, nn.Dropout2d),
+    ModuleSpelling("feature_dropout", nn.Dropout2d, nn.Dropout2d),
+    ModuleSpelling("feature_alpha_dropout", nn.FeatureAlphaDropout, nn.FeatureAlphaDropout),
+    ModuleSpelling("rrelu", nn.RReLU, nn.RReLU),
+    ModuleSpelling("prelu", nn.PReLU, nn.PReLU, ("weight",)),
+    ModuleSpelling("identity", nn.Identity, nn.Identity),
+)
+
+
+def module_spelling(module: nn.Module) -> ModuleSpelling | Refusal | None:
+    """The row of this layer, None if there is none, or why this one can't be replaced."""
+    row = next((row for row in MODULES if isinstance(module, row.layer)), None)
+    if row is None:
+        return None
+    name = type(module).__name__
+    if has_hooks(module):
+        return Refusal(f"this {name} has hooks, which would see 2-D values")
+    if not computes_as_its_layer(module):
+        return Refusal(f"{name} computes something of its own on top of {row.layer.__name__}")
+    if any(name not in module._parameters for name in row.tensors):
+        return Refusal(f"its parameters are computed ({name}), and it is called as a whole")
+    return row
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something is called with this module's inputs, outputs or their gradients."""
+    return any(vars(module).get(hooks) for hooks in _HOOKS)

@@ -1,0 +1,111 @@
+"""Proves that two modules compute the same, or finds where they don't. Trusts nobody, and leaves no trace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from convsurgeon.capture import Capture
+from convsurgeon.cloning import clone_module, share_parameters
+from convsurgeon.converted import ConvertedModule
+from convsurgeon.rng import RandomState, preserved_random_state
+from convsurgeon.samples import Sample, as_samples
+from convsurgeon.verification.judge import judge
+from convsurgeon.verification.locate import first_divergence
+from convsurgeon.verification.outcome import Outcome, run
+from convsurgeon.verification.referee import in_float64, widened, widened_sample
+from convsurgeon.verification.result import Comparison, Divergence, Tolerance, Verification
+
+__all__ = ["Comparison", "Divergence", "Tolerance", "Verification", "verify", "verify_samples"]
+
+
+def verify(
+    reference: nn.Module,
+    candidate: nn.Module,
+    sample_inputs: Any,
+    *,
+    tolerance: Tolerance | None = None,
+    gradients: bool = False,
+    train: bool = False,
+) -> Verification:
+    """Compare what two modules compute on every sample; neither module, nor any random stream, is changed.
+
+    Args:
+        reference: the module that is right.
+        candidate: the module to judge. Parameters and buffers are matched by name.
+        sample_inputs: as for `convsurgeon.convert`.
+        tolerance: compare directly within these bounds. Without it a float64 run of the reference is the judge, where
+        it
+            can run in float64 and draws no numbers that depend on the dtype.
+        gradients: compare the gradients of parameters and inputs as well.
+        train: compare in training mode (buffers and random streams included) instead of the modes that are set.
+
+    Returns:
+        A `Verification`; call its ``require()`` to have a difference raise.
+
+    Raises:
+        ValueError: there are no samples.
+    """
+    samples = as_samples(sample_inputs)
+    if not samples:
+        raise ValueError("sample_inputs is None; nothing can be verified without a sample")
+    return verify_samples(reference, candidate, samples, tolerance, gradients=gradients, train=train, capture=None)
+
+
+def verify_samples(
+    reference: nn.Module,
+    candidate: nn.Module,
+    samples: tuple[Sample, ...],
+    tolerance: Tolerance | None,
+    *,
+    gradients: bool,
+    train: bool,
+    capture: Capture | None,
+) -> Verification:
+    """`verify` for samples in their one form; with the candidate's `capture`, a difference is traced to its node."""
+    comparisons: list[Comparison] = []
+    reason = "a tolerance was given" if tolerance is not None else ""
+    with preserved_random_state() as state:
+        for i, sample in enumerate(samples):
+            ours = run(_prepared(reference, train), sample, state, gradients=gradients)
+            theirs = run(_prepared(candidate, train), sample, state, gradients=gradients)
+            truth, why = (None, reason) if reason else _truth(reference, sample, state, ours, gradients, train)
+            reason = reason or why
+            found = judge(i, ours, theirs, truth, tolerance)
+            comparisons += found
+            if not all(one.passed for one in found):
+                break
+        passed = all(one.passed for one in comparisons)
+        divergence = None
+        if not passed and capture is not None and isinstance(candidate, ConvertedModule):
+            divergence = first_divergence(capture, candidate, sample, state, wide=not reason)
+    return Verification(
+        passed,
+        "direct" if reason else "float64",
+        reason,
+        tuple(str(sample) for sample in samples),
+        tuple(comparisons),
+        divergence,
+    )
+
+
+def _prepared(module: nn.Module, train: bool) -> nn.Module:
+    clone = clone_module(module, share_parameters)
+    return clone.train() if train else clone
+
+
+def _truth(
+    reference: nn.Module, sample: Sample, state: RandomState, ours: Outcome, gradients: bool, train: bool
+) -> tuple[Outcome | None, str]:
+    """The float64 run, or why there is none."""
+    if ours.draws:
+        return None, f"the model draws numbers that depend on the dtype ({', '.join(sorted(ours.draws))})"
+    try:
+        wide = widened(reference)
+        with in_float64():
+            return run(wide.train() if train else wide, widened_sample(sample), state, gradients=gradients), ""
+    except (
+        Exception
+    ) as error:  # the user's code may fail in any way on dtypes it wasn't written for: reported, not hidden
+        return None, f"the model can't run in float64 ({type(error).__name__}: {' '.join(str(error).split())[:120]})"

@@ -1,0 +1,99 @@
+"""Where a converted model first goes wrong: both graphs run in step, each value against the one it stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from convsurgeon.axis import UnitAxis
+from convsurgeon.capture import Capture
+from convsurgeon.cloning import clone_module, own
+from convsurgeon.converted import ORIGIN, ConvertedModule
+from convsurgeon.observe import GraphRun
+from convsurgeon.rng import RandomState
+from convsurgeon.samples import Sample
+from convsurgeon.spellings import operator_name
+from convsurgeon.verification.referee import in_float64, widened, widened_sample
+from convsurgeon.verification.result import Divergence
+
+
+def first_divergence(
+    capture: Capture, candidate: ConvertedModule, sample: Sample, state: RandomState, *, wide: bool
+) -> Divergence | None:
+    """The first node of `candidate` whose value isn't that of its origin in `capture`.
+
+    In float64 (`wide`) rounding is out of the way: what differs there is wrong. Else what differs by a thousand
+    roundings.
+    """
+    axis = UnitAxis(candidate.unit_axis)
+    with torch.no_grad(), in_float64() if wide else nullcontext():
+        make = widened if wide else _copied
+        inputs = widened_sample(sample) if wide else sample
+        ours = _Steps(make(capture.root), capture.graph, inputs, state)
+        theirs = _Steps(make(candidate), candidate.graph, inputs, state)
+        steps = iter(ours)
+        for new, value in theirs:
+            origin = new.meta.get(ORIGIN)
+            if origin is None or origin.node != new.name:
+                continue
+            old, expected = next((node, result) for node, result in steps if node.name == origin.node)
+            if not isinstance(value, torch.Tensor) or not isinstance(expected, torch.Tensor):
+                continue
+            seen = axis.lower(value) if origin.form == "2d" else value
+            difference = _difference(expected, seen)
+            if difference is not None:
+                name = operator_name(old, capture.root)
+                return Divergence(
+                    new.name,
+                    _module_of(old),
+                    name,
+                    operator_name(new, candidate) if origin.rule else name,
+                    tuple(expected.shape),
+                    str(expected.dtype).removeprefix("torch."),
+                    difference,
+                )
+    return None
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    return clone_module(module, own)
+
+
+def _module_of(node: fx.Node) -> str:
+    return str(node.target) if node.op == "call_module" else ""
+
+
+def _difference(expected: torch.Tensor, seen: torch.Tensor) -> float | None:
+    """The largest difference if it is one, None if the values are the same up to rounding."""
+    if expected.shape != seen.shape:
+        return float("inf")
+    if not expected.numel():
+        return None
+    if not (expected.is_floating_point() or expected.is_complex()):
+        return None if torch.equal(expected, seen) else 1.0
+    difference = (expected - seen).abs().nan_to_num(0.0).max().item()
+    scale = expected.abs().nan_to_num(0.0, 0.0).max().item()
+    return difference if difference > 1000 * torch.finfo(expected.dtype).eps * scale else None
+
+
+class _Steps:
+    """A graph's values one by one, drawing from a random stream of its own."""
+
+    def __init__(self, root: nn.Module, graph: fx.Graph, sample: Sample, state: RandomState) -> None:
+        self._run = GraphRun(root, graph, sample.map(lambda tensor: own(tensor, root)))
+        self._state = state
+
+    def __iter__(self) -> Iterator[tuple[fx.Node, Any]]:
+        for node in self._run.graph.nodes:
+            outside = RandomState.capture()
+            self._state.restore()
+            value = self._run.env[node] = self._run.run_node(node)
+            self._state = RandomState.capture()
+            outside.restore()
+            yield node, value
+            for done in self._run.user_to_last_uses.get(node, ()):
+                del self._run.env[done]

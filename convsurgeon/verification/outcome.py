@@ -1,0 +1,101 @@
+"""One run of one module on one sample, and everything it leaves: outputs, written inputs, buffers, gradients, draws."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from convsurgeon.cloning import own
+from convsurgeon.guard import WriteGuard
+from convsurgeon.rng import RandomState
+from convsurgeon.samples import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run left, by name.
+
+    `draws` names the random operators whose numbers depend on the dtype; `narrowest` is the least precise floating
+    dtype that any operator returned.
+    """
+
+    leaves: dict[str, Any]
+    random_state: RandomState
+    draws: frozenset[str]
+    narrowest: torch.dtype
+
+
+def run(module: nn.Module, sample: Sample, state: RandomState, *, gradients: bool) -> Outcome:
+    """Run `module`, a clone that is used up, on a copy of `sample`, from the random `state`."""
+    inputs = sample.map(lambda tensor: own(tensor, module))
+    before = [tensor.clone() for tensor in inputs.tensors()]
+    called = inputs.map(_differentiable) if gradients else inputs
+    state.restore()
+    with _Watch(module) as watch, torch.set_grad_enabled(gradients):
+        leaves = dict(_leaves("output", module(*called.args, **called.kwargs)))
+        if gradients:
+            leaves |= _gradients(module, leaves, called.tensors())
+    after = RandomState.capture()
+    for i, (tensor, was) in enumerate(zip(inputs.tensors(), before, strict=True)):
+        if not gradients and not torch.equal(tensor.nan_to_num(), was.nan_to_num()):
+            leaves[f"input {i}, as written to"] = tensor
+    leaves |= {f"buffer {name}": buffer for name, buffer in module.named_buffers()}
+    return Outcome(
+        {name: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf for name, leaf in leaves.items()},
+        after,
+        frozenset(watch.draws),
+        watch.narrowest,
+    )
+
+
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    for path, leaf in pytree.tree_flatten_with_path(value)[0]:
+        at = name + pytree.keystr(path)
+        if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+            for field in dataclasses.fields(leaf):
+                yield from _leaves(f"{at}.{field.name}", getattr(leaf, field.name))
+        else:
+            yield at, leaf
+
+
+def _differentiable(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.requires_grad_() if tensor.is_floating_point() or tensor.is_complex() else tensor
+
+
+def _gradients(module: nn.Module, outputs: dict[str, Any], inputs: list[torch.Tensor]) -> dict[str, Any]:
+    """The gradients of every parameter and input, for cotangents that are the same in every run and dtype."""
+    generator = torch.Generator().manual_seed(0)
+    ends = [leaf for leaf in outputs.values() if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
+    cotangents = [torch.randn(end.shape, generator=generator, dtype=torch.float64).to(end) for end in ends]
+    wanted: dict[str, torch.Tensor] = {}
+    wanted |= {f"gradient of {name}": weight for name, weight in module.named_parameters() if weight.requires_grad}
+    wanted |= {f"gradient of input {i}": tensor for i, tensor in enumerate(inputs) if tensor.requires_grad}
+    found = torch.autograd.grad(ends, list(wanted.values()), cotangents, allow_unused=True) if ends and wanted else ()
+    return dict(zip(wanted, found, strict=bool(found)))
+
+
+class _Watch(WriteGuard):
+    """Notes what decides how a run can be judged: random draws, and the precision of intermediate values."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        self.draws: set[str] = set()
+        self.narrowest = torch.float64
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = super().__torch_dispatch__(func, types, args, kwargs)
+        name = func.overloadpacket.__name__
+        if torch.Tag.nondeterministic_seeded in func.tags and "bernoulli" not in name and "dropout" not in name:
+            self.draws.add(name)
+        for tensor in (result,) if isinstance(result, torch.Tensor) else pytree.tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and (tensor.is_floating_point() or tensor.is_complex()):
+                real = tensor.dtype.to_real()
+                if torch.finfo(real).eps > torch.finfo(self.narrowest).eps:
+                    self.narrowest = real
+        return result
