@@ -36,6 +36,12 @@ class UnitAxis:
         at = len(shape) + self.position + 1
         return (*shape[:at], 1, *shape[at:])
 
+    def lifted_stride(self, shape: Sequence[int], stride: Sequence[int]) -> tuple[int, ...]:
+        """The strides that ``unsqueeze`` gives the 2-D form."""
+        at = len(shape) + self.position + 1
+        unit = 1 if at == len(shape) else shape[at] * stride[at]
+        return (*stride[:at], unit, *stride[at:])
+
     def lifted_size(self, size: Sequence[Any]) -> tuple[Any, ...]:
         """A size that is asked for, of the length alone or of all axes: (L,) -> (1, L), (N, C, L) -> (N, C, 1, L)."""
         return self.lifted_shape(size)

@@ -12,7 +12,7 @@ from convsurgeon.axis import UnitAxis
 from convsurgeon.observe import Facts, NodeFacts, Value
 from convsurgeon.rules import RULES, Arguments, Deferred, Lifted, Refusal, Rule
 from convsurgeon.rules.pointwise import broadcasts, is_elementwise
-from convsurgeon.spellings import Call, ModuleSpelling, Spelling, State, is_torchs_own, read
+from convsurgeon.spellings import Call, ModuleSpelling, Spelling, State, has_state, is_torchs_own, read
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +73,10 @@ def _as_pointwise(node: fx.Node, seen: NodeFacts, facts: Facts, root: nn.Module,
     operands = [operand for operand in node.all_input_nodes if facts[operand].value is not None]
     observed = [value for operand in operands if (value := facts[operand].value) is not None]
     assert seen.value is not None
-    if not is_torchs_own(node, root):
-        return Refusal("no rule covers it, and it is not an operator of torch's")
-    if not is_elementwise(seen.overloads) or not observed or not broadcasts(observed, seen.value):
+    if not is_torchs_own(node):
+        return Refusal("a function of your own, kept whole: what it does with other shapes can't be seen")
+    elementwise = is_elementwise(seen.overloads) and bool(observed) and broadcasts(observed, seen.value)
+    if not elementwise or has_state(node, root):
         return Refusal("no rule covers it, and it isn't pointwise")
     if "out" in node.kwargs:
         return Refusal("it writes to an out= argument")

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Capture, fetch, inlined_paths
 from convsurgeon.cloning import clone_module, own, rewrap, share
 from convsurgeon.converted import ORIGIN, ConvertedModule, Form, Origin, Scope, load_1d_state, take_contents
 from convsurgeon.lifting import Candidate
-from convsurgeon.planning import Plan
+from convsurgeon.planning import Border, Plan
 from convsurgeon.rules import Deferred
 from convsurgeon.spellings import respell
+
+_CHANGES: dict[str, tuple[Form, Form, Any]] = {
+    "lift": ("1d", "2d", torch.unsqueeze),
+    "lower": ("2d", "1d", torch.squeeze),
+}
 
 _SHAPED_META = ("val", "example_value", "tensor_meta", "unbacked_bindings")
 """What a node's metadata tells of its value in 1-D, and would be wrong in 2-D."""
@@ -41,22 +45,36 @@ class _GraphWriter:
         self._forms: dict[tuple[fx.Node, str], fx.Node] = {}
 
     def write(self) -> fx.Graph:
-        """The whole new graph."""
-        for node in self._plan.graph.nodes:
+        """The whole new graph.
+
+        A border stands right behind what made its value; those of inputs and parameters stand before the first call,
+        since a view taken inside a region without gradient would cut off a value that has one.
+        """
+        bordered: dict[str, list[Border]] = {}
+        for border in self._plan.borders:
+            bordered.setdefault(border.value, []).append(border)
+        given = [node for node in self._plan.graph.nodes if node.op == "placeholder"]
+        given += [node for node in self._plan.graph.find_nodes(op="get_attr") if node.name in bordered]
+        calls = [node for node in self._plan.graph.nodes if node not in set(given)]
+        for node in given:
+            self._copy(node)
+        for node in given:
+            self._border(node, bordered.get(node.name, ()))
+        for node in calls:
             step = self._plan.steps.get(node.name)
             if step is None:
                 self._copy(node)
             else:
                 self._lift(node, step)
+            self._border(node, bordered.get(node.name, ()))
         return self._new
 
     def _copy(self, node: fx.Node) -> None:
         form: Form = "2d" if node.name in self._plan.two_d else "1d"
-        new = self._new.node_copy(node, lambda operand: self._in_form(operand, "1d"))
+        new = self._new.node_copy(node, lambda operand: self._forms[operand, "1d"])
         self._sign(new, node, "", form)
 
     def _lift(self, node: fx.Node, step: Candidate) -> None:
-        axis = self._plan.axis
         target, args, kwargs = node.target, node.args, dict(node.kwargs)
         if step.spelling is not None:
             target = step.spelling.lifted_target(node)
@@ -65,9 +83,6 @@ class _GraphWriter:
         new = self._new.create_node(node.op, target, args, kwargs, node.name, node.type)
         new.meta = {key: value for key, value in node.meta.items() if key not in _SHAPED_META}
         self._sign(new, node, step.rule.operator, "2d")
-        if node.name not in self._plan.two_d:
-            lowered = self._border(new, node, torch.squeeze, axis, "1d")
-            self._forms[node, "1d"] = lowered
 
     def _argument(self, leaf: Any, node: fx.Node, step: Candidate) -> Any:
         if isinstance(leaf, Deferred):
@@ -76,24 +91,21 @@ class _GraphWriter:
         if not isinstance(leaf, fx.Node):
             return leaf
         if leaf not in step.operands:
-            return self._in_form(leaf, "1d")
-        operand = self._in_form(leaf, "2d")
+            return self._forms[leaf, "1d"]
+        operand = self._forms[leaf, "2d"]
         if (node.name, leaf.name) in self._plan.restored:
-            operand = self._made(self._new.call_method("contiguous", (operand,)), node, step.rule.operator, "2d")
+            layout: dict[str, Any] = {"memory_format": torch.contiguous_format}
+            copied = self._new.call_function(torch.clone, (operand,), layout)
+            operand = self._made(copied, node, step.rule.operator, "2d")
         return operand
 
-    def _in_form(self, node: fx.Node, form: Form) -> fx.Node:
-        """The new node that holds `node`'s value in this form; a value without forms is held in either."""
-        held = self._forms.get((node, form))
-        if held is None:
-            other = self._forms[node, "1d" if form == "2d" else "2d"]
-            change = torch.unsqueeze if form == "2d" else torch.squeeze
-            held = self._forms[node, form] = self._border(other, node, change, self._plan.axis, form)
-        return held
-
-    def _border(self, value: fx.Node, old: fx.Node, change: Callable[..., Any], axis: UnitAxis, form: Form) -> fx.Node:
-        border = self._new.create_node("call_function", change, (value, axis.position), {}, f"{old.name}_{form}")
-        return self._made(border, old, "border", form)
+    def _border(self, node: fx.Node, borders: Iterable[Border]) -> None:
+        """Bring `node`'s value into its other form as well, for each border that the plan has there."""
+        for border in borders:
+            have, need, change = _CHANGES[border.direction]
+            value, position = self._forms[node, have], self._plan.axis.position
+            new = self._new.create_node("call_function", change, (value, position), {}, f"{node.name}_{need}")
+            self._forms[node, need] = self._made(new, node, "border", need)
 
     def _made(self, new: fx.Node, old: fx.Node, rule: str, form: Form) -> fx.Node:
         """Sign a node that has no counterpart of its own."""

@@ -75,8 +75,7 @@ class Plan:
 
     `moved` names the state_dict entries (and other tensors) that gain the unit axis. `steps` holds, by node name, how
     each lifted node is rewritten, `two_d` the values that are held in 2-D, and `restored` the operands (node, operand)
-    that
-    are made contiguous, as the 1-D operator does within.
+    that are copied to contiguous strides, as the 1-D operator does within.
     """
 
     capture: CaptureNote

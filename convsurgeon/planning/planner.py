@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from torch import fx
 from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Capture, fetch
 from convsurgeon.lifting import Candidate, consider
-from convsurgeon.observe import Facts
+from convsurgeon.observe import Facts, Value
 from convsurgeon.planning.cut import Problem, solve
 from convsurgeon.planning.ownership import Ownership
 from convsurgeon.planning.plan import Border, CaptureNote, Kept, LiftedOperator, Plan
@@ -48,22 +48,23 @@ def make_plan(
     survey = _survey(capture, facts, axis, Selection.of(capture.root, include, exclude))
     _refuse_pinned(survey, ownership, capture)
     graph = _ValueGraph(capture, facts, axis, survey, ownership)
-    forms = graph.in_regions() if lift == "regions" and facts is not None else graph.alone()
+    regions = lift == "regions" and facts is not None
+    forms = graph.in_regions() if regions else graph.alone()
     steps = {node.name: survey.candidates[node] for node in capture.graph.nodes if node in forms.lifted}
     return Plan(
         capture=CaptureNote(capture.how, capture.mode, capture.reason),
-        lift=lift if facts is not None else "ops",
+        lift="regions" if regions else "ops",
         unit_axis=unit_axis,
         lifted=tuple(
             _lifted(node, survey.candidates[node], capture) for node in capture.graph.nodes if node.name in steps
         ),
         borders=tuple(graph.borders(forms)),
-        kept=tuple(_kept(survey, forms, capture, facts, axis)),
+        kept=tuple(_kept(survey, forms, capture, facts, axis, regions=regions)),
         moved=graph.moved(forms),
         graph=capture.graph,
         steps=steps,
         two_d=frozenset(node.name for node in forms.two_d),
-        restored=frozenset(_restored(steps, capture.graph, facts)),
+        restored=frozenset(_restored(steps, capture.graph, facts, axis)),
     )
 
 
@@ -249,22 +250,46 @@ class _ValueGraph:
 _ONE_D = "always 1-D"
 
 
-def _restored(steps: dict[str, Candidate], graph: fx.Graph, facts: Facts | None) -> list[tuple[str, str]]:
-    """(node, operand) where the 1-D operator made a contiguous copy that the 2-D one would not."""
-    found = []
+def _restored(
+    steps: Mapping[str, Candidate], graph: fx.Graph, facts: Facts | None, axis: UnitAxis
+) -> Iterator[tuple[str, str]]:
+    """(node, operand) where the 1-D operator would return contiguous strides and the 2-D one channels_last."""
     for node in graph.nodes:
         step = steps.get(node.name)
-        if step is None or not step.rule.contiguous:
+        if step is None or not step.rule.contiguous or not _is_contiguous(node, facts):
             continue
         for operand in step.operands:
             if facts is None:
-                contiguous = operand.op not in ("call_method", "call_function")
+                unsure = operand.op in ("call_method", "call_function")
             else:
                 value = facts[operand].value
-                contiguous = value is None or value.is_contiguous
-            if not contiguous:
-                found.append((node.name, operand.name))
-    return found
+                unsure = value is not None and not (value.is_contiguous and _stays_contiguous(value, axis))
+            if unsure:
+                yield node.name, operand.name
+
+
+def _is_contiguous(node: fx.Node, facts: Facts | None) -> bool:
+    value = None if facts is None else facts[node].value
+    return value is None or value.is_contiguous
+
+
+def _stays_contiguous(value: Value, axis: UnitAxis) -> bool:
+    """Whether a contiguous value is taken for contiguous in 2-D as well.
+
+    With one channel, (N, L, 1).transpose(1, 2) is contiguous, and channels_last too once the unit axis is in: operators
+    tell from the strides alone (c10/core/MemoryFormat.h, is_channels_last_strides_2d_s4).
+    """
+    shape, stride = axis.lifted_shape(value.shape), axis.lifted_stride(value.shape, value.stride)
+    if len(shape) == 3:  # unbatched: operators put the batch in front
+        shape, stride = (1, *shape), (shape[0] * stride[0], *stride)
+    if len(shape) != 4 or stride[1] == 0:
+        return True
+    least = 0
+    for at in (1, 3, 2, 0):
+        if shape[at] == 0 or stride[at] < least or (at == 0 and least == stride[1]):
+            return True
+        least = stride[at] * max(shape[at], 1)
+    return False
 
 
 def _lifted(node: fx.Node, candidate: Candidate, capture: Capture) -> LiftedOperator:
@@ -272,7 +297,9 @@ def _lifted(node: fx.Node, candidate: Candidate, capture: Capture) -> LiftedOper
     return LiftedOperator(node.name, _module_of(node), name, candidate.lifted.operator or name, candidate.rule.operator)
 
 
-def _kept(survey: _Survey, forms: _Forms, capture: Capture, facts: Facts | None, axis: UnitAxis) -> list[Kept]:
+def _kept(
+    survey: _Survey, forms: _Forms, capture: Capture, facts: Facts | None, axis: UnitAxis, *, regions: bool
+) -> list[Kept]:
     """The operators that could be expected in 2-D and aren't; without regions only convolutions could be."""
     kept = []
     for node in capture.graph.nodes:
@@ -284,7 +311,7 @@ def _kept(survey: _Survey, forms: _Forms, capture: Capture, facts: Facts | None,
             (value := facts[one].value) is not None and axis.has_form(value.rank)
             for one in (node, *node.all_input_nodes)
         )
-        if touches and (facts is not None or "conv" in operator.lower()):
+        if touches and (regions or "conv" in operator.lower()):
             kept.append(Kept(_module_of(node) or node.name, operator, reason, _source(node)))
     return kept
 

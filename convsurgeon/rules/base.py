@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from convsurgeon.axis import UnitAxis
-from convsurgeon.observe import Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class Deferred:
 class Arguments:
     """An operator's arguments by name, defaults filled in: numbers as they are, tensors as `Value` facts.
 
-    A tensor whose facts were not observed is None, like an absent one; `given` tells them apart.
+    None stands for a tensor that was not observed, and for an argument that this spelling of the operator doesn't have.
     """
 
     __slots__ = ("_given",)
@@ -51,12 +50,7 @@ class Arguments:
         self._given = given
 
     def __getattr__(self, name: str) -> Any:
-        return self._given[name]
-
-    @property
-    def inputs(self) -> tuple[Value, ...]:
-        """The facts of every tensor operand, in order."""
-        return tuple(value for value in self._given.values() if isinstance(value, Value))
+        return self._given.get(name)
 
 
 Lift = Callable[[Arguments, UnitAxis], Lifted | Refusal]

@@ -19,6 +19,7 @@ __all__ = [
     "ModuleSpelling",
     "Spelling",
     "State",
+    "has_state",
     "is_torchs_own",
     "operator_name",
     "read",
@@ -55,25 +56,25 @@ def operator_name(node: fx.Node, root: nn.Module) -> str:
     return str(getattr(node.target, "__name__", node.target))
 
 
-def is_torchs_own(node: fx.Node, root: nn.Module) -> bool:
+def is_torchs_own(node: fx.Node) -> bool:
     """Whether the node calls torch itself, so that what it dispatched to on one sample is what it always does.
 
     A function of the user's that was kept whole (``fx.wrap``) may look at ranks and lengths, and is not.
     """
-    if node.op == "call_method":
+    if node.op != "call_function":
         return True
-    if node.op == "call_module":
-        module = root.get_submodule(str(node.target))
-        return _is_stateless_layer(module)
     home = getattr(node.target, "__module__", None) or "torch"
     return home.split(".")[0] in ("torch", "_operator", "math", "builtins")
 
 
-def _is_stateless_layer(module: nn.Module) -> bool:
-    """A layer of torch's, without hooks or hidden state, whose parameters (if any) are single numbers."""
+def has_state(node: fx.Node, root: nn.Module) -> bool:
+    """Whether the node calls a module that holds more than single numbers, or that something else hooks into."""
+    if node.op != "call_module":
+        return False
+    module = root.get_submodule(str(node.target))
     return (
-        type(module).__module__.startswith("torch.nn.modules.")
-        and not any(module.children())
-        and all(p.numel() == 1 for p in (*module.parameters(), *module.buffers()))
-        and not has_hooks(module)
+        not type(module).__module__.startswith("torch.nn.modules.")
+        or any(True for _ in module.children())
+        or any(tensor.numel() != 1 for tensor in (*module.parameters(), *module.buffers()))
+        or has_hooks(module)
     )

@@ -35,12 +35,11 @@ def first_divergence(
         inputs = widened_sample(sample) if wide else sample
         ours = _Steps(make(capture.root), capture.graph, inputs, state)
         theirs = _Steps(make(candidate), candidate.graph, inputs, state)
-        steps = iter(ours)
         for new, value in theirs:
             origin = new.meta.get(ORIGIN)
             if origin is None or origin.node != new.name:
                 continue
-            old, expected = next((node, result) for node, result in steps if node.name == origin.node)
+            old, expected = ours.reach(origin.node)
             if not isinstance(value, torch.Tensor) or not isinstance(expected, torch.Tensor):
                 continue
             seen = axis.lower(value) if origin.form == "2d" else value
@@ -86,6 +85,15 @@ class _Steps:
     def __init__(self, root: nn.Module, graph: fx.Graph, sample: Sample, state: RandomState) -> None:
         self._run = GraphRun(root, graph, sample.map(lambda tensor: own(tensor, root)))
         self._state = state
+        self._steps = iter(self)
+        self._passed: dict[str, tuple[fx.Node, Any]] = {}
+
+    def reach(self, name: str) -> tuple[fx.Node, Any]:
+        """The node of this name and its value; what is passed on the way is kept for later."""
+        while name not in self._passed:
+            node, value = next(self._steps)
+            self._passed[node.name] = node, value
+        return self._passed.pop(name)
 
     def __iter__(self) -> Iterator[tuple[fx.Node, Any]]:
         for node in self._run.graph.nodes:

@@ -39,9 +39,9 @@ def run(module: nn.Module, sample: Sample, state: RandomState, *, gradients: boo
     state.restore()
     with _Watch(module) as watch, torch.set_grad_enabled(gradients):
         leaves = dict(_leaves("output", module(*called.args, **called.kwargs)))
-        if gradients:
-            leaves |= _gradients(module, leaves, called.tensors())
     after = RandomState.capture()
+    if gradients:
+        leaves |= _gradients(module, leaves, called.tensors())
     for i, (tensor, was) in enumerate(zip(inputs.tensors(), before, strict=True)):
         if not gradients and not torch.equal(tensor.nan_to_num(), was.nan_to_num()):
             leaves[f"input {i}, as written to"] = tensor

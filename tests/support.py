@@ -1,0 +1,67 @@
+"""What the tests look at that no module reports itself: which convolutions ran, and where values change form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import convsurgeon
+
+
+class _Convolutions(TorchDispatchMode):
+    """Notes the rank of the input and of the weight of every convolution that ATen is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ranks: list[tuple[int, int]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "conv" in func.overloadpacket.__name__:
+            self.ranks.append((args[0].ndim, args[1].ndim))
+        return func(*args, **(kwargs or {}))
+
+
+def ranks_of_convolutions(module: nn.Module, *args: Any, **kwargs: Any) -> list[tuple[int, int]]:
+    """The ranks of (input, weight) of every convolution that `module` computes when it is called.
+
+    ATen's convolution sees batched inputs: 3 and 3 is a 1-D convolution, 4 and 4 a 2-D one.
+    """
+    with torch.no_grad(), _Convolutions() as seen:
+        module(*args, **kwargs)
+    return seen.ranks
+
+
+def form_changes(module: fx.GraphModule) -> list[fx.Node]:
+    """The nodes that change a value's rank by one: what a runtime would see as a border, whatever the plan says."""
+    return [node for node in module.graph.nodes if node.target in (torch.unsqueeze, torch.squeeze)]
+
+
+def shapes_of_state(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The state_dict's names and shapes."""
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
+def converted_and_equal(model: nn.Module, *args: Any, **options: Any) -> convsurgeon.Conversion:
+    """Convert `model` on the sample `args`, and check apart from the package's own proof that nothing is 1-D or wrong.
+
+    The same convolutions run, each of them in 2-D, and on the sample the results are close. Both models run from the
+    same random state; a model in training mode has its statistics updated.
+    """
+    conversion = convsurgeon.convert(model, args, **options)
+    assert_computes_the_same(conversion.module, model, *args)
+    ranks = ranks_of_convolutions(conversion.module, *args)
+    assert set(ranks) == {(4, 4)}
+    assert len(ranks) == len(ranks_of_convolutions(model, *args))
+    return conversion
+
+
+def assert_computes_the_same(candidate: nn.Module, reference: nn.Module, *args: Any) -> None:
+    """Both modules give close results for `args`, from the same random state."""
+    state = torch.get_rng_state()
+    with torch.no_grad():
+        expected = reference(*args)
+        torch.set_rng_state(state)
+        torch.testing.assert_close(candidate(*args), expected)

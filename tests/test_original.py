@@ -1,0 +1,157 @@
+"""Converting changes nothing in the original that can be seen, and the two models share nothing but storage."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch._subclasses import FakeTensor
+
+import convsurgeon
+
+Snapshot = dict[str, tuple[int, int, torch.Tensor, bool, torch.dtype]]
+
+
+class Everything(nn.Module):
+    """Every way in which a module can hold a tensor, and every way in which forward can write one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with pytest.warns(FutureWarning, match="weight_norm"):
+            self.normed = nn.utils.weight_norm(nn.Conv1d(3, 4, 3, padding=1))
+        self.spectral = nn.utils.spectral_norm(nn.Linear(4, 4))
+        self.parametrized = nn.utils.parametrizations.weight_norm(nn.Conv1d(4, 4, 3, padding=1))
+        self.norm = nn.BatchNorm1d(4)
+        self.drop = nn.Dropout(0.5)
+        self.codes = nn.Parameter(torch.randn(4, 1), requires_grad=False)
+        self.register_buffer("steps", torch.zeros(1, dtype=torch.long))
+        self.register_buffer("cache", torch.zeros(4, 1), persistent=False)
+        self.plain = torch.randn(4, 1)
+        self.listed = [torch.randn(1), {"deep": torch.randn(2)}]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.drop(self.norm(self.parametrized(self.normed(x))))
+        self.steps.add_(1)
+        self.cache.copy_(y.mean((0, 2))[:, None].detach())
+        with torch.no_grad():
+            self.codes.mul_(0.5)
+        x.mul_(1)
+        return self.spectral((y + self.plain + self.codes + F.dropout(y, training=self.training)).mean(-1))
+
+
+def tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor in every ``vars(module)``, however deep in plain containers."""
+
+    def walk(name: str, value: object) -> Iterator[tuple[str, torch.Tensor]]:
+        if isinstance(value, torch.Tensor):
+            yield name, value
+        elif isinstance(value, dict):
+            for key, one in value.items():
+                yield from walk(f"{name}.{key}", one)
+        elif isinstance(value, (list, tuple)):
+            for i, one in enumerate(value):
+                yield from walk(f"{name}.{i}", one)
+
+    for path, one in module.named_modules():
+        for attribute, value in vars(one).items():
+            if attribute != "_modules":
+                yield from walk(f"{path}.{attribute}", value)
+
+
+def snapshot(module: nn.Module) -> Snapshot:
+    return {
+        name: (id(tensor), tensor._version, tensor.detach().clone(), tensor.requires_grad, tensor.dtype)
+        for name, tensor in tensors(module)
+    }
+
+
+def assert_unchanged(module: nn.Module, before: Snapshot) -> None:
+    after = snapshot(module)
+    assert list(after) == list(before)
+    for name, (identity, version, value, requires_grad, dtype) in before.items():
+        assert after[name][0] == identity, name
+        assert after[name][1] == version, name
+        assert torch.equal(after[name][2], value), name
+        assert after[name][3:] == (requires_grad, dtype), name
+    assert not any(isinstance(tensor, FakeTensor) for _, tensor in tensors(module))
+
+
+def layout(module: nn.Module) -> list[object]:
+    """Modes, hooks and classes of every module."""
+    return [
+        (name, type(one), one.training, tuple(one._forward_hooks), tuple(one._forward_pre_hooks), sorted(vars(one)))
+        for name, one in module.named_modules()
+    ]
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("options", [{}, {"lift": "ops"}, {"tolerance": convsurgeon.Tolerance(1e-3, 1e-3)}])
+def test_nothing_of_the_original_changes(training: bool, options: dict[str, object]) -> None:
+    model = Everything().train(training)
+    model.norm.eval()
+    sample = torch.randn(2, 3, 8)
+    held, input_before = snapshot(model), sample.clone()
+    shape = layout(model)
+    stream, python_stream = torch.get_rng_state(), random.getstate()
+    default = torch.get_default_dtype(), torch.is_grad_enabled()
+    conversion = convsurgeon.convert(model, sample, **options)
+    assert_unchanged(model, held)
+    assert layout(model) == shape
+    assert torch.equal(sample, input_before)
+    assert torch.equal(torch.get_rng_state(), stream)
+    assert random.getstate() == python_stream
+    assert (torch.get_default_dtype(), torch.is_grad_enabled()) == default
+    convsurgeon.verify(model, conversion.module, sample, train=True, gradients=False)
+    assert_unchanged(model, held)
+    assert torch.equal(torch.get_rng_state(), stream)
+    assert {name: one.training for name, one in conversion.module.named_modules()} == {
+        name: one.training for name, one in model.named_modules()
+    }
+
+
+def test_nothing_changes_when_the_conversion_fails() -> None:
+    model = nn.Sequential(Everything()).train()
+    held, stream = snapshot(model), torch.get_rng_state()
+    with pytest.raises(ValueError, match="can't run on"):
+        convsurgeon.convert(model, torch.randn(2, 7, 8))
+    assert_unchanged(model, held)
+    assert torch.get_default_dtype() == torch.float32
+    assert not torch.equal(torch.get_rng_state(), stream)  # the sample itself was drawn
+
+
+def small() -> nn.Module:
+    return nn.Sequential(nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4), nn.Linear(6, 2), nn.PReLU()).eval()
+
+
+def test_casting_freezing_hooking_and_switching_one_leaves_the_other_alone() -> None:
+    model = small()
+    module = convsurgeon.convert(model, torch.randn(2, 3, 8)).module
+    held, shape = snapshot(model), layout(model)
+    module.half().train().requires_grad_(False)
+    module.get_submodule("2").register_forward_hook(lambda *_: None)
+    module.get_submodule("1").running_mean.add_(1)
+    assert_unchanged(model, held)
+    assert layout(model) == shape
+
+
+def test_storage_is_shared_but_for_batch_norm_statistics() -> None:
+    model = small()
+    module = convsurgeon.convert(model, torch.randn(2, 3, 8)).module
+    pairs = dict(model.state_dict(keep_vars=True)), dict(module.state_dict(keep_vars=True))
+    for name, theirs in pairs[0].items():
+        assert pairs[1][name] is not theirs
+        shared = pairs[1][name].data_ptr() == theirs.data_ptr()
+        assert shared is not any(word in name for word in ("running", "num_batches"))
+
+
+def test_copied_weights_share_nothing() -> None:
+    model = small()
+    module = convsurgeon.convert(model, torch.randn(2, 3, 8), copy_weights=True).module
+    held = snapshot(model)
+    for value in module.state_dict(keep_vars=True).values():
+        value.data.zero_()
+    assert_unchanged(model, held)

@@ -1,0 +1,110 @@
+"""Random small networks of every operator that has a rule, with walls between, converted and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import convsurgeon
+
+C = 3
+"""Channels of every value, so that any can feed any."""
+
+Values = list[torch.Tensor]
+Step = Callable[["Network", Values, int, int], torch.Tensor]
+
+
+def in_place(values: Values, at: int, change: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Write to a value that others may have seen, if it isn't the input or a parameter."""
+    return change(values[at]) if at else torch.relu(values[at])
+
+
+STEPS: dict[str, Step] = {
+    "conv": lambda net, v, a, b: net.conv(v[a]),
+    "shared conv": lambda net, v, a, b: net.conv(v[b]),
+    "dilated": lambda net, v, a, b: F.conv1d(v[a], net.weight * net.mask, padding=2, dilation=2),
+    "transposed": lambda net, v, a, b: net.up(v[a])[..., 1:-1],
+    "computed weight": lambda net, v, a, b: F.conv1d(v[a], v[b].mean(0)[:, :C, None] * net.weight, padding="same"),
+    "norm": lambda net, v, a, b: net.norm(v[a]),
+    "relu": lambda net, v, a, b: torch.relu(v[a]),
+    "gelu": lambda net, v, a, b: F.gelu(v[a]),
+    "prelu": lambda net, v, a, b: net.prelu(v[a]),
+    "gain": lambda net, v, a, b: v[a] * net.gain + net.shift,
+    "add": lambda net, v, a, b: v[a] + v[b],
+    "where": lambda net, v, a, b: torch.where(v[a] > 0, v[a], v[b]),
+    "cat": lambda net, v, a, b: torch.cat([v[a], v[b]], 1)[:, 1 : C + 1],
+    "cat along the batch": lambda net, v, a, b: torch.cat((v[a], v[b]), dim=-3)[: v[a].size(0)],
+    "relu_": lambda net, v, a, b: in_place(v, a, torch.relu_),
+    "mul_": lambda net, v, a, b: in_place(v, a, lambda y: y.mul_(net.gain)),
+    "add_": lambda net, v, a, b: in_place(v, a, lambda y: y.add_(v[b])),
+    "cast": lambda net, v, a, b: v[a].float().to(v[a].dtype),
+    "contiguous": lambda net, v, a, b: v[a].contiguous(),
+    "dropout": lambda net, v, a, b: F.dropout(v[a], 0.3, net.training),
+    "dropout1d": lambda net, v, a, b: net.drop(v[a]),
+    "transposed twice": lambda net, v, a, b: torch.sigmoid(v[a].transpose(1, 2)).transpose(1, 2),
+    "flat": lambda net, v, a, b: v[a].contiguous().view(v[a].size(0), -1).reshape(v[a].shape),
+    "softmax": lambda net, v, a, b: torch.softmax(v[a], 1),
+    "linear": lambda net, v, a, b: net.linear(v[a].transpose(1, 2)).transpose(1, 2),
+    "gate": lambda net, v, a, b: v[a] * torch.sigmoid(v[b].mean(-1, keepdim=True)),
+    "row": lambda net, v, a, b: v[a] + v[b].mean((0, 1)),
+}
+
+
+class Network(nn.Module):
+    """A straight line of steps over a pool of values, each of (N, 3, L)."""
+
+    def __init__(self, steps: list[tuple[str, int, int]]) -> None:
+        super().__init__()
+        self.steps = steps
+        self.conv = nn.Conv1d(C, C, 3, padding=1)
+        self.up = nn.ConvTranspose1d(C, C, 3)
+        self.norm = nn.BatchNorm1d(C)
+        self.prelu = nn.PReLU(C)
+        self.linear = nn.Linear(C, C)
+        self.drop = nn.Dropout1d(0.3)
+        self.weight = nn.Parameter(torch.randn(C, C, 3) / 3)
+        self.gain = nn.Parameter(torch.rand(C, 1) + 0.5)
+        self.register_buffer("mask", torch.tensor([1.0, 0.5, 0.0]))
+        self.register_buffer("shift", torch.randn(1, C, 1))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        values = [x]
+        for name, a, b in self.steps:
+            values.append(STEPS[name](self, values, a % len(values), b % len(values)))
+        return values[-1], values[len(values) // 2]
+
+
+networks = st.lists(
+    st.tuples(st.sampled_from(list(STEPS)), st.integers(0, 9), st.integers(0, 9)), min_size=2, max_size=9
+)
+
+
+@pytest.mark.slow
+@settings(max_examples=250)
+@given(networks, st.sampled_from([-2, -1]), st.sampled_from(["regions", "ops"]), st.booleans(), st.booleans())
+def test_a_random_network_is_equal(
+    steps: list[tuple[str, int, int]], unit_axis: int, lift: str, transposed: bool, train: bool
+) -> None:
+    torch.manual_seed(0)
+    model = Network(steps).double().train(train)
+    x = torch.randn(2, 8, C, dtype=torch.float64).transpose(1, 2) if transposed else torch.randn(2, C, 8).double()
+    conversion = convsurgeon.convert(model, x, unit_axis=unit_axis, lift=lift)
+    for sample in (x, torch.randn(3, C, 11).double()):
+        streams = []
+        outputs = []
+        for one in (model, conversion.module):
+            torch.manual_seed(1)
+            outputs.append(one(sample.clone()))
+            streams.append(torch.get_rng_state())
+        torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-9, atol=1e-9)
+        assert torch.equal(*streams)
+    found = convsurgeon.verify(model, conversion.module, x, gradients=True)
+    assert found.passed, found
+    for ours, theirs in zip(model(x.clone()), conversion.module(x.clone()), strict=True):
+        assert ours.stride() == theirs.stride()
