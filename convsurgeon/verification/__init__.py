@@ -46,6 +46,7 @@ def verify(
 
     Raises:
         ValueError: there are no samples.
+        UnsupportedError: gradients are asked for, and autograd refuses to differentiate one of the modules.
     """
     samples = as_samples(sample_inputs)
     if not samples:

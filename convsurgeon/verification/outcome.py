@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from convsurgeon.cloning import own
+from convsurgeon.errors import UnsupportedError
 from convsurgeon.guard import WriteGuard
 from convsurgeon.rng import RandomState
 from convsurgeon.samples import Sample
@@ -41,7 +42,7 @@ def run(module: nn.Module, sample: Sample, state: RandomState, *, gradients: boo
         leaves = dict(_leaves("output", module(*called.args, **called.kwargs)))
     after = RandomState.capture()
     if gradients:
-        leaves |= _gradients(module, leaves, called.tensors())
+        leaves |= _gradients(module, leaves, inputs.tensors())
     for i, (tensor, was) in enumerate(zip(inputs.tensors(), before, strict=True)):
         if not gradients and not torch.equal(tensor.nan_to_num(), was.nan_to_num()):
             leaves[f"input {i}, as written to"] = tensor
@@ -65,7 +66,8 @@ def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _differentiable(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.requires_grad_() if tensor.is_floating_point() or tensor.is_complex() else tensor
+    """What the model is called with where gradients are wanted: not a leaf, for forward may write to it."""
+    return tensor.requires_grad_().clone() if tensor.is_floating_point() or tensor.is_complex() else tensor
 
 
 def _gradients(module: nn.Module, outputs: dict[str, Any], inputs: list[torch.Tensor]) -> dict[str, Any]:
@@ -76,8 +78,15 @@ def _gradients(module: nn.Module, outputs: dict[str, Any], inputs: list[torch.Te
     wanted: dict[str, torch.Tensor] = {}
     wanted |= {f"gradient of {name}": weight for name, weight in module.named_parameters() if weight.requires_grad}
     wanted |= {f"gradient of input {i}": tensor for i, tensor in enumerate(inputs) if tensor.requires_grad}
-    found = torch.autograd.grad(ends, list(wanted.values()), cotangents, allow_unused=True) if ends and wanted else ()
-    return dict(zip(wanted, found, strict=bool(found)))
+    if not ends or not wanted:
+        return {}
+    try:
+        found = torch.autograd.grad(ends, list(wanted.values()), cotangents, allow_unused=True)
+    except RuntimeError as error:
+        raise UnsupportedError(
+            f"gradients=True, and {type(module).__name__} has none: {error}; compare with gradients=False"
+        ) from error
+    return dict(zip(wanted, found, strict=True))
 
 
 class _Watch(WriteGuard):
