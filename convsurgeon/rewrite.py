@@ -26,6 +26,10 @@ _SHAPED_META = ("val", "example_value", "tensor_meta", "unbacked_bindings")
 """What a node's metadata tells of its value in 1-D, and would be wrong in 2-D."""
 
 
+def _unshaped(meta: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in meta.items() if key not in _SHAPED_META}
+
+
 def rewrite(model: nn.Module, capture: Capture, plan: Plan, *, copy_weights: bool) -> ConvertedModule:
     """The converted module: `plan` carried out over a clone of `model`, sharing its storage unless `copy_weights`."""
     tree = clone_module(model, own if copy_weights else share)
@@ -72,6 +76,8 @@ class _GraphWriter:
     def _copy(self, node: fx.Node) -> None:
         form: Form = "2d" if node.name in self._plan.two_d else "1d"
         new = self._new.node_copy(node, lambda operand: self._forms[operand, "1d"])
+        if form == "2d":
+            new.meta = _unshaped(new.meta)
         self._sign(new, node, "", form)
 
     def _lift(self, node: fx.Node, step: Candidate) -> None:
@@ -81,7 +87,7 @@ class _GraphWriter:
             args, kwargs = respell(step.spelling, node, step.lifted.changes)
         args, kwargs = fx.node.map_aggregate((args, kwargs), lambda leaf: self._argument(leaf, node, step))
         new = self._new.create_node(node.op, target, args, kwargs, node.name, node.type)
-        new.meta = {key: value for key, value in node.meta.items() if key not in _SHAPED_META}
+        new.meta = _unshaped(node.meta)
         self._sign(new, node, step.rule.operator, "2d")
 
     def _argument(self, leaf: Any, node: fx.Node, step: Candidate) -> Any:

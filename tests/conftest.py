@@ -8,6 +8,8 @@ import hypothesis
 import pytest
 import torch
 
+torch.set_num_threads(1)  # these models are small: more threads only wait for each other
+
 hypothesis.settings.register_profile("default", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("default")
 

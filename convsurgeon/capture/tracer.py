@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import inspect
 import linecache
+import os
 import sys
+import sysconfig
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-_NOT_THE_USERS = ("/torch/", "/convsurgeon/", "<eval_with_key>")
+_LIBRARIES = tuple(
+    f"{Path(folder)}{os.sep}"
+    for folder in (Path(torch.__file__).parent, Path(__file__).parents[1], sysconfig.get_path("stdlib"))
+)
 _OVERRIDABLE = {"__init__", "__repr__", "extra_repr", "reset_parameters", "__module__", "__doc__", "__annotations__"}
 _LAYER_MODULES = ("torch.nn.modules.", "torch.ao.nn.")
 
@@ -153,11 +159,17 @@ def _user_frames(frame: FrameType | None) -> tuple[tuple[str, int, str], ...]:
     found = []
     while frame is not None and frame.f_code is not fx.Tracer.trace.__code__:
         if is_users_file(frame.f_code.co_filename):
-            found.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
+            line = frame.f_lineno or frame.f_code.co_firstlineno
+            found.append((frame.f_code.co_filename, line, frame.f_code.co_name))
         frame = frame.f_back
     return tuple(reversed(found))
 
 
 def is_users_file(file: str) -> bool:
-    """Whether a frame of this file is the user's code, not torch's or ours."""
-    return not any(part in file for part in _NOT_THE_USERS)
+    """Whether a frame of this file is the user's code, not torch's, Python's or ours."""
+    return not file.startswith(("<eval_with_key>", "<frozen", *_LIBRARIES)) or _is_installed_apart(file)
+
+
+def _is_installed_apart(file: str) -> bool:
+    """Whether a file below the standard library's folder is an installed package other than torch."""
+    return "site-packages" in file and not file.startswith(_LIBRARIES[:2])

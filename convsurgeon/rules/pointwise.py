@@ -15,13 +15,22 @@ aten = torch.ops.aten
 UNTAGGED = frozenset(
     {
         # casts and copies keep every element where it is
-        *(aten._to_copy, aten.detach, aten.alias, aten.lift_fresh, aten.copy_, aten.copy),
+        *(aten._to_copy, aten.detach, aten.alias, aten.lift_fresh, aten.copy_),
         # computed per element, without the tag in torch 2.13
-        *(aten.hardswish, aten.hardswish_, aten.log_sigmoid_forward, aten.floor_divide, aten.floor_divide_),
-        *(aten.masked_fill, aten.masked_fill_, aten.where, aten.rsub, aten.complex, aten.polar, aten.isclose),
-        *(aten.fill, aten.fill_, aten.zero_, aten.zeros_like, aten.ones_like, aten.full_like),
+        *(
+            aten.hardswish,
+            aten.log_sigmoid_forward,
+            aten.floor_divide,
+            aten.masked_fill,
+            aten.where,
+            aten.rsub,
+            aten.complex,
+            aten.polar,
+            aten.isclose,
+        ),
+        *(aten.fill, aten.zero_, aten.zeros_like, aten.ones_like, aten.full_like),
         *(aten.__and__, aten.__or__, aten.__xor__, aten.__lshift__, aten.__rshift__),
-        *(aten.__iand__, aten.__ior__, aten.__ixor__, aten._conj, aten.real, aten.imag, aten.threshold_),
+        *(aten.__iand__, aten.__ior__, aten.__ixor__, aten._conj, aten.real, aten.imag),
     }
 )
 """ATen operators that compute each element on its own though torch doesn't tag them so."""
@@ -33,11 +42,23 @@ REDUCES = frozenset({aten.equal, aten.allclose})
 def is_elementwise(overloads: frozenset[Any]) -> bool:
     """Whether every one of these overloads computes each element on its own, and something ran at all."""
     return bool(overloads) and all(
+        _is_pointwise(overload) or _is_pointwise(_out_of_place(overload)) for overload in overloads
+    )
+
+
+def _is_pointwise(overload: Any) -> bool:
+    return (
         (torch.Tag.pointwise in overload.tags or overload.overloadpacket in UNTAGGED)
         and torch.Tag.nondeterministic_seeded not in overload.tags
         and overload.overloadpacket not in REDUCES
-        for overload in overloads
     )
+
+
+def _out_of_place(overload: Any) -> Any:
+    """``mish`` of ``mish_``: many in-place variants lack the tag that the operator itself has."""
+    name = overload.overloadpacket.__name__
+    packet = getattr(aten, name[:-1], None) if name.endswith("_") and not name.endswith("__") else None
+    return getattr(packet, overload._overloadname, overload)
 
 
 def broadcasts(operands: list[Value], result: Value) -> bool:

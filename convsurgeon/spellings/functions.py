@@ -53,6 +53,9 @@ def _batch_norm(  # type: ignore[no-untyped-def]
 def _dropout(input, p, train): ...  # type: ignore[no-untyped-def]
 
 
+def _rrelu(input, lower=1 / 8, upper=1 / 3, training=False): ...  # type: ignore[no-untyped-def]
+
+
 def _cat(tensors, dim=0, *, out=None): ...  # type: ignore[no-untyped-def]
 
 
@@ -82,11 +85,14 @@ FUNCTIONS: dict[Any, FunctionSpelling] = {
     F.dropout1d: _row("feature_dropout", F.dropout1d, F.dropout2d),
     F.dropout2d: _row("feature_dropout", F.dropout2d),
     F.feature_alpha_dropout: _row("feature_alpha_dropout", F.feature_alpha_dropout),
-    torch.dropout: _row("dropout", _dropout),
-    torch.alpha_dropout: _row("alpha_dropout", _dropout),
-    torch.feature_dropout: _row("feature_dropout", _dropout),
-    torch.feature_alpha_dropout: _row("feature_alpha_dropout", _dropout),
+    **{
+        getattr(torch, name + suffix): _row(name, _dropout)
+        for name in ("dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout")
+        for suffix in ("", "_")
+    },
     F.rrelu: _row("rrelu", F.rrelu),
+    torch.rrelu: _row("rrelu", _rrelu),
+    torch.rrelu_: _row("rrelu", _rrelu),
     torch.bernoulli: _row("bernoulli", _bernoulli),
     torch.rand_like: _row("rand_like", _like),
     torch.randn_like: _row("randn_like", _like),

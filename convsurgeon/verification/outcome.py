@@ -35,7 +35,7 @@ class Outcome:
 def run(module: nn.Module, sample: Sample, state: RandomState, *, gradients: bool) -> Outcome:
     """Run `module`, a clone that is used up, on a copy of `sample`, from the random `state`."""
     inputs = sample.map(lambda tensor: own(tensor, module))
-    before = [tensor.clone() for tensor in inputs.tensors()]
+    versions = [tensor._version for tensor in inputs.tensors()]
     called = inputs.map(_differentiable) if gradients else inputs
     state.restore()
     with _Watch(module) as watch, torch.set_grad_enabled(gradients):
@@ -43,8 +43,8 @@ def run(module: nn.Module, sample: Sample, state: RandomState, *, gradients: boo
     after = RandomState.capture()
     if gradients:
         leaves |= _gradients(module, leaves, inputs.tensors())
-    for i, (tensor, was) in enumerate(zip(inputs.tensors(), before, strict=True)):
-        if not gradients and not torch.equal(tensor.nan_to_num(), was.nan_to_num()):
+    for i, (tensor, version) in enumerate(zip(inputs.tensors(), versions, strict=True)):
+        if tensor._version != version:
             leaves[f"input {i}, as written to"] = tensor
     leaves |= {f"buffer {name}": buffer for name, buffer in module.named_buffers()}
     return Outcome(

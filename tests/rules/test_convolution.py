@@ -168,6 +168,7 @@ def test_output_size_in_forward(size: object, axis: int) -> None:
         torch.testing.assert_close(conversion.module(longer), model(longer))
 
 
+@pytest.mark.skipif(torch.__version__.startswith("2.6."), reason="there torch.fx can't trace a computed stride")
 def test_a_stride_that_the_graph_computes_is_carried_over() -> None:
     class Computed(nn.Module):
         def __init__(self) -> None:
