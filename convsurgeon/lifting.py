@@ -84,7 +84,7 @@ def _as_pointwise(node: fx.Node, seen: NodeFacts, facts: Facts, root: nn.Module,
     if layout not in (None, torch.contiguous_format, torch.preserve_format):
         return Refusal(f"memory_format={layout} means another layout in 2-D")
     lifted = tuple(operand for operand in operands if _has_form(operand, facts, axis))
-    return Candidate(RULES["pointwise"], Lifted(""), lifted)
+    return Candidate(RULES["pointwise"], Lifted("pointwise"), lifted)
 
 
 def _facts_of(value: Any, facts: Facts | None) -> Any:

@@ -101,6 +101,7 @@ def main() -> None:
     signal, voiced = synthetic_voice() if path is None else (read_wav(path), None)
 
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # a chunk is small: more threads only wait for each other
     model = trained_detector()
     samples = [(torch.randn(n, CONTEXT + CHUNK), torch.randn(n, STATE), torch.randn(n, STATE)) for n in (1, 3)]
     conversion = convsurgeon.convert(model, samples)

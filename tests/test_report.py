@@ -32,7 +32,7 @@ def test_the_report_says_what_was_done_in_80_columns() -> None:
     for part in (
         "convsurgeon: Model",
         "captured by torch.fx symbolic trace",
-        "20 x Conv1d -> conv2d",
+        "20 x Conv1d -> Conv2d",
         "1 x conv1d -> conv2d",
         "19 x relu",
         "and 1 on computed weights",

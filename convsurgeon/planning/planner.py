@@ -294,7 +294,8 @@ def _stays_contiguous(value: Value, axis: UnitAxis) -> bool:
 
 def _lifted(node: fx.Node, candidate: Candidate, capture: Capture) -> LiftedOperator:
     name = operator_name(node, capture.root)
-    return LiftedOperator(node.name, _module_of(node), name, candidate.lifted.operator or name, candidate.rule.operator)
+    becomes = name if candidate.spelling is None else candidate.spelling.lifted_name or name
+    return LiftedOperator(node.name, _module_of(node), name, becomes, candidate.rule.operator)
 
 
 def _kept(

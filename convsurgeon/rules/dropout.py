@@ -9,7 +9,7 @@ from convsurgeon.rules.base import Arguments, Lifted, Refusal, rule
 @rule("dropout", "alpha_dropout", "rrelu", "bernoulli", "rand_like", "randn_like")
 def lift_elementwise_noise(drop: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     """Noise per element of (N, C, L) is drawn in memory order, which the unit axis leaves alone."""
-    return Lifted("")
+    return Lifted("noise")
 
 
 @rule("feature_dropout", "feature_alpha_dropout")
@@ -21,4 +21,4 @@ def lift_feature_noise(drop: Arguments, axis: UnitAxis) -> Lifted | Refusal:
         return Refusal(
             f"its input has rank {drop.input.rank}; (N, C, L) is lifted, whose channels are axis 1 in both forms"
         )
-    return Lifted("")
+    return Lifted("feature_noise")

@@ -76,7 +76,7 @@ def lift_pointwise(op: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     An operand whose rank reaches the unit axis gains it, so (C, 1) and (N, C, 1) still broadcast over the length; lower
     ranks stay. An operator is known as pointwise by what it dispatches to while it runs.
     """
-    return Lifted("")
+    return Lifted("pointwise")
 
 
 @rule("prelu")
@@ -96,4 +96,4 @@ def lift_identity(op: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     """The result is the operand, or a copy or cast of it with the same strides: the unit axis passes through."""
     if op.memory_format not in (None, torch.contiguous_format, torch.preserve_format):
         return Refusal(f"memory_format={op.memory_format} means another layout in 2-D")
-    return Lifted("")
+    return Lifted("identity")

@@ -47,6 +47,10 @@ class Spelling(Protocol):
     def signature(self) -> inspect.Signature:
         """How the node's own arguments bind to names."""
 
+    @property
+    def lifted_name(self) -> str:
+        """What a person would call it in 2-D, "" where it keeps its name."""
+
     def read(self, node: fx.Node, root: nn.Module) -> Call:
         """The node as an operator with named arguments."""
 

@@ -23,6 +23,10 @@ class FunctionSpelling:
     signature: inspect.Signature
     lifted: Callable[..., Any] | None = None
 
+    @property
+    def lifted_name(self) -> str:
+        return "" if self.lifted is None else self.lifted.__name__
+
     def read(self, node: fx.Node, root: nn.Module) -> Call:
         return Call(self.operator, bind(self.signature, node), self)
 

@@ -35,6 +35,10 @@ class ModuleSpelling:
         unbound = inspect.signature(self.layer.forward)
         return unbound.replace(parameters=list(unbound.parameters.values())[1:])
 
+    @property
+    def lifted_name(self) -> str:
+        return self.lifted.__name__
+
     def read(self, node: fx.Node, root: nn.Module) -> Call:
         module = root.get_submodule(str(node.target))
         arguments = bind(self.signature, node)
