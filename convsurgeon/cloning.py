@@ -10,7 +10,7 @@ import copy
 import pickle
 import types
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
 import torch
@@ -26,6 +26,10 @@ _ATOMS = frozenset(
     {bool, int, float, complex, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size, types.FunctionType}
     | {types.BuiltinFunctionType, fx.Graph}
 )
+
+
+_REGISTRIES = frozenset(name for name, value in vars(nn.Module()).items() if isinstance(value, (dict, set)))
+"""The attributes in which every module keeps parameters, submodules and hooks; most are empty, and there are many."""
 
 
 def share(tensor: torch.Tensor, owner: nn.Module) -> torch.Tensor:
@@ -66,11 +70,23 @@ def clone_module(module: M, tensor_copy: Copy) -> M:
     for old in modules:
         memo[id(old)] = _blank(old)
     for old in modules:
-        _clone_tensors(vars(old), old, tensor_copy, memo)
+        for value in vars(old).values():
+            if value is not None and type(value) not in _ATOMS:
+                _clone_tensors(value, old, tensor_copy, memo)
     for old in modules:
         if not isinstance(old, torch.jit.ScriptModule):
-            memo[id(old)].__dict__.update({name: _clone(value, memo) for name, value in vars(old).items()})
+            memo[id(old)].__dict__.update(_cloned_attributes(old, memo))
     return cast(M, memo[id(module)])
+
+
+def _cloned_attributes(module: nn.Module, memo: dict[int, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in vars(module).items():
+        if type(value) in _ATOMS:
+            yield name, value
+        elif name in _REGISTRIES and not value:
+            yield name, type(value)()
+        else:
+            yield name, _clone(value, memo)
 
 
 def _blank(module: nn.Module) -> nn.Module:
@@ -82,15 +98,13 @@ def _blank(module: nn.Module) -> nn.Module:
 
 def _clone_tensors(value: Any, owner: nn.Module, tensor_copy: Copy, memo: dict[int, Any]) -> None:
     """Enter every tensor that hangs on `owner`, in attributes or plain containers, into `memo`."""
-    if isinstance(value, torch.Tensor):
-        if id(value) not in memo:
-            memo[id(value)] = tensor_copy(value, owner)
-    elif isinstance(value, dict):
-        for one in value.values():
+    if isinstance(value, (dict, list, tuple, set)):
+        if not value:
+            return
+        for one in value.values() if isinstance(value, dict) else value:
             _clone_tensors(one, owner, tensor_copy, memo)
-    elif isinstance(value, (list, tuple, set)):
-        for one in value:
-            _clone_tensors(one, owner, tensor_copy, memo)
+    elif isinstance(value, torch.Tensor) and id(value) not in memo:
+        memo[id(value)] = tensor_copy(value, owner)
 
 
 def _clone(value: Any, memo: dict[int, Any]) -> Any:

@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from convsurgeon.capture import Capture, capture_model, where_in_user_code
 from convsurgeon.cloning import clone_module, share_parameters
+from convsurgeon.collector import paused_collector
 from convsurgeon.converted import ConvertedModule
 from convsurgeon.errors import CaptureError
 from convsurgeon.guard import WriteGuard
@@ -67,6 +68,7 @@ class Conversion:
         return conversion_text(self)
 
 
+@paused_collector()
 def convert(
     model: nn.Module,
     sample_inputs: Any = None,
@@ -132,6 +134,7 @@ def convert(
     return Conversion(module, plan_, verification, weight_map, watch.seconds)
 
 
+@paused_collector()
 def plan(
     model: nn.Module,
     sample_inputs: Any = None,
@@ -260,4 +263,5 @@ class _GraphAsModule(nn.Module):
         self.graph = captured.graph
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.graph.process_outputs(GraphRun(self.root, self.graph, Sample(args, kwargs)).start())
+        *_, (_, output) = GraphRun(self.root, self.graph, Sample(args, kwargs)).steps()
+        return self.graph.process_outputs(output)

@@ -111,11 +111,18 @@ class ConvertedModule(fx.GraphModule):
         return _new, (), (type(self).__name__, _contents(self), freeze_graph(self._graph)), None, None, _restore
 
 
-def take_contents(module: nn.Module, source: nn.Module) -> None:
-    """Fill a new module with what `source` holds: submodules, parameters, buffers, tensors, hooks and mode."""
-    bare = vars(nn.Module())
-    module.__dict__.update(
-        {key: value for key, value in vars(source).items() if key in bare or isinstance(value, torch.Tensor)}
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+
+
+def take_contents(module: nn.Module, source: nn.Module, *, attributes: bool = False) -> None:
+    """Fill a new module with what `source` holds: submodules, parameters, buffers, tensors, hooks and mode.
+
+    `attributes`: everything else that hangs on `source` as well, for a module of the same kind.
+    """
+    vars(module).update(
+        (key, value)
+        for key, value in vars(source).items()
+        if attributes or key in _OF_EVERY_MODULE or isinstance(value, torch.Tensor)
     )
     hooks = module._load_state_dict_pre_hooks
     for key, hook in hooks.items():

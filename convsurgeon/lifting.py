@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import fx
 
 from convsurgeon.axis import UnitAxis
+from convsurgeon.capture import Modules
 from convsurgeon.observe import Facts, NodeFacts, Value
 from convsurgeon.rules import RULES, Arguments, Deferred, Lifted, Refusal, Rule
 from convsurgeon.rules.pointwise import broadcasts, is_elementwise
@@ -35,10 +36,10 @@ class Candidate:
         return isinstance(self.spelling, ModuleSpelling) and self.spelling.lifted is not self.spelling.layer
 
 
-def consider(node: fx.Node, facts: Facts | None, root: nn.Module, axis: UnitAxis) -> Candidate | Refusal:
+def consider(node: fx.Node, facts: Facts | None, modules: Modules, axis: UnitAxis) -> Candidate | Refusal:
     """What becomes of `node`: by its rule if it has one, else as a pointwise operator if it was observed to be one."""
     seen = None if facts is None else facts[node]
-    call = read(node, root)
+    call = read(node, modules)
     if isinstance(call, Refusal):
         return call
     if seen is not None and seen.value is None:
@@ -47,7 +48,7 @@ def consider(node: fx.Node, facts: Facts | None, root: nn.Module, axis: UnitAxis
         return _by_rule(call, facts, axis)
     if seen is None:
         return Refusal("without samples only convolutions are known")
-    return _as_pointwise(node, seen, facts or {}, root, axis)
+    return _as_pointwise(node, seen, facts or {}, modules, axis)
 
 
 def _by_rule(call: Call, facts: Facts | None, axis: UnitAxis) -> Candidate | Refusal:
@@ -69,14 +70,16 @@ def _by_rule(call: Call, facts: Facts | None, axis: UnitAxis) -> Candidate | Ref
     )
 
 
-def _as_pointwise(node: fx.Node, seen: NodeFacts, facts: Facts, root: nn.Module, axis: UnitAxis) -> Candidate | Refusal:
+def _as_pointwise(
+    node: fx.Node, seen: NodeFacts, facts: Facts, modules: Modules, axis: UnitAxis
+) -> Candidate | Refusal:
     operands = [operand for operand in node.all_input_nodes if facts[operand].value is not None]
     observed = [value for operand in operands if (value := facts[operand].value) is not None]
     assert seen.value is not None
     if not is_torchs_own(node):
         return Refusal("a function of your own, kept whole: what it does with other shapes can't be seen")
     elementwise = is_elementwise(seen.overloads) and bool(observed) and broadcasts(observed, seen.value)
-    if not elementwise or has_state(node, root):
+    if not elementwise or has_state(node, modules):
         return Refusal("no rule covers it, and it isn't pointwise")
     if "out" in node.kwargs:
         return Refusal("it writes to an out= argument")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,16 +58,20 @@ Facts = dict[fx.Node, NodeFacts]
 
 
 class GraphRun(fx.Interpreter):
-    """Runs a graph over any module tree with the inputs of a `Sample`."""
+    """Runs a graph over any module tree with the inputs of a `Sample`, node by node."""
 
     def __init__(self, root: nn.Module, graph: fx.Graph, sample: Sample) -> None:
         super().__init__(root, graph=graph)
-        self.extra_traceback = False
         self._inputs = bind(graph, sample)
 
-    def start(self) -> Any:
-        """Run the graph to its output."""
-        return self.run(enable_io_processing=False)
+    def steps(self) -> Iterator[tuple[fx.Node, Any]]:
+        """Each node with its value, right after it ran; a value is let go after its last use."""
+        for node in self.graph.nodes:
+            args, kwargs = self.fetch_args_kwargs_from_env(node)
+            value = self.env[node] = getattr(self, node.op)(node.target, args, kwargs)
+            yield node, value
+            for done in self.user_to_last_uses.get(node, ()):
+                del self.env[done]
 
     def placeholder(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if target in self._inputs:
@@ -112,43 +117,41 @@ def observe(capture: Capture, sample: Sample) -> Facts:
 
     The capture's clone takes the effects of the run (BatchNorm statistics); the random streams and the sample don't.
     """
-    observer = _Observer(capture, sample.map(lambda tensor: tensor.detach().clone()))
-    with preserved_random_state(), torch.no_grad(), observer.dispatched:
-        observer.start()
-    return observer.facts
+    run = GraphRun(capture.root, capture.graph, sample.map(lambda tensor: tensor.detach().clone()))
+    facts: Facts = {}
+    with preserved_random_state(), torch.no_grad(), _Overloads(capture.root) as dispatched:
+        for node, result in run.steps():
+            facts[node] = NodeFacts(
+                value=Value.of(result) if isinstance(result, torch.Tensor) else None,
+                result=type(result),
+                overloads=frozenset(dispatched.seen),
+                resized=tuple(_resized(node, run, facts)) if dispatched.wrote else (),
+            )
+            dispatched.reset()
+    return facts
+
+
+def _resized(node: fx.Node, run: GraphRun, facts: Facts) -> Iterator[fx.Node]:
+    """The operands whose shape or strides are no longer what they were when they were made."""
+    for operand in node.all_input_nodes:
+        value, before = run.env[operand], facts[operand].value
+        if before is not None and (tuple(value.shape), value.stride()) != (before.shape, before.stride):
+            yield operand
 
 
 class _Overloads(WriteGuard):
-    """Records the overloads that run."""
+    """Records the overloads that run, and whether one of them writes to an operand."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was recorded."""
         self.seen: set[Any] = set()
+        self.wrote = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.seen.add(func)
+        self.wrote = self.wrote or func._schema.is_mutable
         return super().__torch_dispatch__(func, types, args, kwargs)
-
-
-class _Observer(GraphRun):
-    def __init__(self, capture: Capture, sample: Sample) -> None:
-        super().__init__(capture.root, capture.graph, sample)
-        self.dispatched = _Overloads(capture.root)
-        self.facts: Facts = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        args, kwargs = self.fetch_args_kwargs_from_env(n)
-        before = [(operand, _layout(self.env[operand])) for operand in n.all_input_nodes]
-        self.dispatched.seen.clear()
-        result = getattr(self, n.op)(n.target, args, kwargs)
-        self.facts[n] = NodeFacts(
-            value=Value.of(result) if isinstance(result, torch.Tensor) else None,
-            result=type(result),
-            overloads=frozenset(self.dispatched.seen),
-            resized=tuple(operand for operand, layout in before if _layout(self.env[operand]) != layout),
-        )
-        return result
-
-
-def _layout(value: Any) -> tuple[Any, ...] | None:
-    return (value.shape, value.stride()) if isinstance(value, torch.Tensor) else None

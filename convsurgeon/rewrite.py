@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from convsurgeon.capture import Capture, fetch, inlined_paths
+from convsurgeon.capture import Capture, Modules, fetch, inlined_paths, modules_of
 from convsurgeon.cloning import clone_module, own, rewrap, share
 from convsurgeon.converted import ORIGIN, ConvertedModule, Form, Origin, Scope, load_1d_state, take_contents
 from convsurgeon.lifting import Candidate
@@ -57,14 +57,16 @@ class _GraphWriter:
         bordered: dict[str, list[Border]] = {}
         for border in self._plan.borders:
             bordered.setdefault(border.value, []).append(border)
-        given = [node for node in self._plan.graph.nodes if node.op == "placeholder"]
+        given = list(self._plan.graph.find_nodes(op="placeholder"))
         given += [node for node in self._plan.graph.find_nodes(op="get_attr") if node.name in bordered]
-        calls = [node for node in self._plan.graph.nodes if node not in set(given)]
+        stated = set(given)
         for node in given:
             self._copy(node)
         for node in given:
             self._border(node, bordered.get(node.name, ()))
-        for node in calls:
+        for node in self._plan.graph.nodes:
+            if node in stated:
+                continue
             step = self._plan.steps.get(node.name)
             if step is None:
                 self._copy(node)
@@ -136,17 +138,18 @@ def _adopt_constant(tree: nn.Module, root: nn.Module, target: str) -> None:
 
 def _lift_tree(tree: nn.Module, plan: Plan) -> nn.Module:
     """The module tree of the converted graph, out of a clone of the original's, which is used up."""
-    moved = _move_state(tree, plan)
+    modules = modules_of(tree)
+    moved = _move_state(modules, plan)
     replaced: dict[int, nn.Module] = {}
     for node in plan.graph.find_nodes(op="call_module"):
         step = plan.steps.get(node.name)
         if step is not None and step.replaces_module and step.spelling is not None:
-            old = tree.get_submodule(str(node.target))
+            old = modules[str(node.target)]
             if id(old) not in replaced:
                 new = step.spelling.lift_module(old, step.lifted.changes, plan.axis)
                 assert new is not None
                 replaced[id(old)] = new
-    inlined = {id(tree.get_submodule(path)) for path in inlined_paths(tree, plan.graph)}
+    inlined = {id(modules[path]) for path in inlined_paths(tree, plan.graph)}
     _scope(tree, replaced, inlined | set(moved))
     for parent in {id(m): m for m in (*tree.modules(), *replaced.values())}.values():
         for name, child in parent._modules.items():
@@ -159,13 +162,13 @@ def _lift_tree(tree: nn.Module, plan: Plan) -> nn.Module:
     return tree
 
 
-def _move_state(tree: nn.Module, plan: Plan) -> dict[int, tuple[nn.Module, list[str]]]:
+def _move_state(modules: Modules, plan: Plan) -> dict[int, tuple[nn.Module, list[str]]]:
     """Give every tensor that moves its 2-D shape, under every name; returns which module holds which in its state."""
     moved: dict[int, torch.Tensor] = {}
     holders: dict[int, tuple[nn.Module, list[str]]] = {}
     for qualified in plan.moved:
         path, _, name = qualified.rpartition(".")
-        owner = tree.get_submodule(path)
+        owner = modules[path]
         old = getattr(owner, name)
         if id(old) not in moved:
             moved[id(old)] = rewrap(old, plan.axis.lift(old.detach()))

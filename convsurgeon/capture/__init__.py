@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import inspect
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -20,10 +21,14 @@ from convsurgeon.errors import CaptureError
 from convsurgeon.rng import RandomState, preserved_random_state
 from convsurgeon.samples import Sample
 
-__all__ = ["Capture", "capture_model", "fetch", "inlined_paths", "where_in_user_code"]
+__all__ = ["Capture", "Modules", "capture_model", "fetch", "inlined_paths", "modules_of", "where_in_user_code"]
 
 
-@dataclass(frozen=True, slots=True)
+Modules = Mapping[str, nn.Module]
+"""Every module of a tree by qualified name, aliases included."""
+
+
+@dataclass(frozen=True)
 class Capture:
     """A graph that computes what the model computes, and a clone of the model's modules for it to run on.
 
@@ -36,6 +41,16 @@ class Capture:
     how: Literal["trace", "graph"]
     mode: Literal["train", "eval"] | None = None
     reason: str = ""
+
+    @cached_property
+    def modules(self) -> Modules:
+        """The clone's modules, as ``call_module`` nodes name them."""
+        return modules_of(self.root)
+
+
+def modules_of(root: nn.Module) -> Modules:
+    """Every module under `root` by qualified name, aliases included."""
+    return dict(root.named_modules(remove_duplicate=False))
 
 
 def capture_model(model: nn.Module, sample: Sample | None) -> Capture:
@@ -50,15 +65,18 @@ def capture_model(model: nn.Module, sample: Sample | None) -> Capture:
     held = _held_arguments(model, sample)
     asked: Literal["train", "eval"] = "train" if model.training else "eval"
     with preserved_random_state() as state:
-        graph = _trace(root, held, state, None)
+        as_it_is = _trace(root, held, state, None)
+        modes = {module.training for module in root.modules()}
         try:
-            training, evaluation = (_trace(root, held, state, mode) for mode in (True, False))
+            training, evaluation = (
+                as_it_is if modes == {mode} else _trace(root, held, state, mode) for mode in (True, False)
+            )
         except CaptureError as error:
-            return Capture(root, graph, "trace", asked, str(error).splitlines()[0])
+            return Capture(root, as_it_is, "trace", asked, str(error).splitlines()[0])
     difference = merge_modes(root, training, evaluation)
     if difference is None:
         return Capture(root, training, "trace")
-    return Capture(root, graph, "trace", asked, difference)
+    return Capture(root, as_it_is, "trace", asked, difference)
 
 
 def _held_arguments(model: nn.Module, sample: Sample | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import linecache
 import os
@@ -133,16 +134,22 @@ class ModelTracer(fx.Tracer):
 
 def computes_as_its_layer(module: nn.Module) -> bool:
     """Whether `module` is one of torch's own layers, or a subclass that leaves what it computes alone."""
-    if "forward" in vars(module) or isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
+    kind: Any = type(module)
+    return "forward" not in vars(module) and _class_computes_as_its_layer(kind)
+
+
+@functools.cache
+def _class_computes_as_its_layer(kind: Any) -> bool:
+    if issubclass(kind, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
         return False
     own: set[str] = set()
-    for cls in type(module).__mro__:
+    for cls in kind.__mro__:
         if cls.__module__.startswith(_LAYER_MODULES):
             return not any(hasattr(cls, name) for name in own)
         if cls.__module__ == "torch.nn.utils.parametrize":
             continue
         own.update(set(vars(cls)) - _OVERRIDABLE)
-    return type(module).__module__.startswith("torch.nn") and not isinstance(module, fx.GraphModule)
+    return kind.__module__.startswith("torch.nn") and not issubclass(kind, fx.GraphModule)
 
 
 def _is_weight_normed(module: nn.Module) -> bool:
@@ -165,6 +172,7 @@ def _user_frames(frame: FrameType | None) -> tuple[tuple[str, int, str], ...]:
     return tuple(reversed(found))
 
 
+@functools.cache
 def is_users_file(file: str) -> bool:
     """Whether a frame of this file is the user's code, not torch's, Python's or ours."""
     return not file.startswith(("<eval_with_key>", "<frozen", *_LIBRARIES)) or _is_installed_apart(file)

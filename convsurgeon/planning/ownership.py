@@ -26,6 +26,7 @@ class Ownership:
     def __init__(self, root: nn.Module, graph: fx.Graph) -> None:
         self._root = root
         self._owners: dict[int, list[Owner]] = {}
+        self._tensors: dict[str, torch.Tensor] = {}
         self._called = {str(node.target) for node in graph.find_nodes(op="call_module")}
         self._inlined = {id(root.get_submodule(path)) for path in inlined_paths(root, graph)}
         for path, module in root.named_modules():
@@ -33,10 +34,13 @@ class Ownership:
                 for name, tensor in held.items():
                     if isinstance(tensor, torch.Tensor):
                         self._owners.setdefault(id(tensor), []).append(Owner(path, module, name))
+                        self._tensors[f"{path}.{name}".removeprefix(".")] = tensor
 
     def tensor(self, name: str) -> torch.Tensor:
         """The tensor under a qualified name."""
-        tensor = fetch(self._root, name)
+        tensor = self._tensors.get(name)
+        if tensor is None:
+            tensor = fetch(self._root, name)
         assert isinstance(tensor, torch.Tensor)
         return tensor
 

@@ -74,7 +74,7 @@ def _survey(capture: Capture, facts: Facts | None, axis: UnitAxis, selection: Se
     for node in capture.graph.nodes:
         if not node.op.startswith("call"):
             continue
-        candidate = consider(node, facts, capture.root, axis)
+        candidate = consider(node, facts, capture.modules, axis)
         if isinstance(candidate, Refusal):
             survey.refusals[node] = candidate.reason
             continue
@@ -94,7 +94,7 @@ def _refuse_pinned(survey: _Survey, ownership: Ownership, capture: Capture) -> N
         calls.setdefault(str(node.target), []).append(node)
     while True:
         lifted = {
-            id(capture.root.get_submodule(path))
+            id(capture.modules[path])
             for path, nodes in calls.items()
             if all(node in survey.candidates for node in nodes)
         }
@@ -104,7 +104,7 @@ def _refuse_pinned(survey: _Survey, ownership: Ownership, capture: Capture) -> N
             for node in nodes
             if node in survey.candidates
             and survey.candidates[node].replaces_module
-            and id(capture.root.get_submodule(path)) not in lifted
+            and id(capture.modules[path]) not in lifted
         ]
         for node, path in refused:
             other = next(one for one in calls[path] if one not in survey.candidates)
@@ -147,7 +147,7 @@ class _ValueGraph:
             id(ownership.tensor(name)) for candidate in survey.candidates.values() for name in candidate.state
         }
         self._lifted_modules = {
-            id(capture.root.get_submodule(str(node.target)))
+            id(capture.modules[str(node.target)])
             for node, candidate in survey.candidates.items()
             if node.op == "call_module" and candidate.state
         }
@@ -293,7 +293,7 @@ def _stays_contiguous(value: Value, axis: UnitAxis) -> bool:
 
 
 def _lifted(node: fx.Node, candidate: Candidate, capture: Capture) -> LiftedOperator:
-    name = operator_name(node, capture.root)
+    name = operator_name(node, capture.modules)
     becomes = name if candidate.spelling is None else candidate.spelling.lifted_name or name
     return LiftedOperator(node.name, _module_of(node), name, becomes, candidate.rule.operator)
 
@@ -307,7 +307,7 @@ def _kept(
         if not node.op.startswith("call") or node in forms.lifted:
             continue
         reason = survey.refusals.get(node, "lifting it would add borders, or no convolution is near")
-        operator = operator_name(node, capture.root)
+        operator = operator_name(node, capture.modules)
         touches = facts is None or any(
             (value := facts[one].value) is not None and axis.has_form(value.rank)
             for one in (node, *node.all_input_nodes)

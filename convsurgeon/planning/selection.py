@@ -49,6 +49,8 @@ class Selection:
 
     def refuses(self, node: fx.Node, *, convolution: bool) -> str | None:
         """Why `node` may not be lifted, or None."""
+        if self.excluded is None and self.include == ("*",):
+            return None
         names = {alias for name in _modules_around(node) for alias in self.names.get(name, (name,))}
         if self.excluded and any(self.excluded.match(name) for name in names):
             return f"excluded by exclude={list(self.exclude)}"

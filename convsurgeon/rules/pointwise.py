@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -39,6 +40,7 @@ REDUCES = frozenset({aten.equal, aten.allclose})
 """Tagged as pointwise, and yet one answer for the whole tensor."""
 
 
+@functools.cache
 def is_elementwise(overloads: frozenset[Any]) -> bool:
     """Whether every one of these overloads computes each element on its own, and something ran at all."""
     return bool(overloads) and all(
@@ -63,6 +65,8 @@ def _out_of_place(overload: Any) -> Any:
 
 def broadcasts(operands: list[Value], result: Value) -> bool:
     """Whether `result` has the shape to which `operands` broadcast."""
+    if all(value.shape == result.shape for value in operands):
+        return True
     try:
         return bool(torch.broadcast_shapes(*(value.shape for value in operands)) == result.shape)
     except RuntimeError:

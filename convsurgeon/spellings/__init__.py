@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import fx, nn
+from torch import fx
 
+from convsurgeon.capture import Modules
 from convsurgeon.rules.base import Refusal
 from convsurgeon.spellings.base import Call, Spelling, State, respell
 from convsurgeon.spellings.functions import FUNCTIONS, METHODS
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 
-def read(node: fx.Node, root: nn.Module) -> Call | Refusal | None:
+def read(node: fx.Node, modules: Modules) -> Call | Refusal | None:
     """The node as an operator with named arguments; None if no table knows it, or why this one can't be read."""
     spelling: Any = None
     if node.op == "call_function":
@@ -35,22 +36,22 @@ def read(node: fx.Node, root: nn.Module) -> Call | Refusal | None:
     elif node.op == "call_method":
         spelling = METHODS.get(str(node.target))
     elif node.op == "call_module":
-        spelling = module_spelling(root.get_submodule(str(node.target)))
+        spelling = module_spelling(modules[str(node.target)])
         if isinstance(spelling, Refusal):
             return spelling
     if spelling is None:
         return None
     try:
-        call: Call = spelling.read(node, root)
+        call: Call = spelling.read(node, modules)
     except TypeError as error:
         return Refusal(f"its arguments can't be read: {error}")
     return call
 
 
-def operator_name(node: fx.Node, root: nn.Module) -> str:
+def operator_name(node: fx.Node, modules: Modules) -> str:
     """What a person would call this node's operator: ``Conv1d``, ``softmax``, ``view``."""
     if node.op == "call_module":
-        return type(root.get_submodule(str(node.target))).__name__
+        return type(modules[str(node.target)]).__name__
     if node.op == "call_method":
         return str(node.target)
     return str(getattr(node.target, "__name__", node.target))
@@ -67,11 +68,11 @@ def is_torchs_own(node: fx.Node) -> bool:
     return home.split(".")[0] in ("torch", "_operator", "math", "builtins")
 
 
-def has_state(node: fx.Node, root: nn.Module) -> bool:
+def has_state(node: fx.Node, modules: Modules) -> bool:
     """Whether the node calls a module that holds more than single numbers, or that something else hooks into."""
     if node.op != "call_module":
         return False
-    module = root.get_submodule(str(node.target))
+    module = modules[str(node.target)]
     return (
         not type(module).__module__.startswith("torch.nn.modules.")
         or any(True for _ in module.children())

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from torch import fx, nn
 
 from convsurgeon.axis import UnitAxis
+from convsurgeon.capture import Modules
 from convsurgeon.observe import Value
 
 NUMPY_NAMES = {"axis": "dim", "x": "input", "a": "input", "x1": "input", "x2": "other"}
@@ -51,7 +52,7 @@ class Spelling(Protocol):
     def lifted_name(self) -> str:
         """What a person would call it in 2-D, "" where it keeps its name."""
 
-    def read(self, node: fx.Node, root: nn.Module) -> Call:
+    def read(self, node: fx.Node, modules: Modules) -> Call:
         """The node as an operator with named arguments."""
 
     def lifted_target(self, node: fx.Node) -> Any:

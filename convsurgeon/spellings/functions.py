@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from convsurgeon.axis import UnitAxis
+from convsurgeon.capture import Modules
 from convsurgeon.spellings.base import Call, bind, signature_of
 
 
@@ -27,7 +28,7 @@ class FunctionSpelling:
     def lifted_name(self) -> str:
         return "" if self.lifted is None else self.lifted.__name__
 
-    def read(self, node: fx.Node, root: nn.Module) -> Call:
+    def read(self, node: fx.Node, modules: Modules) -> Call:
         return Call(self.operator, bind(self.signature, node), self)
 
     def lifted_target(self, node: fx.Node) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 from torch import fx, nn
 
 from convsurgeon.axis import UnitAxis
+from convsurgeon.capture import Modules
 from convsurgeon.capture.tracer import computes_as_its_layer
 from convsurgeon.converted import take_contents
 from convsurgeon.observe import Value
@@ -17,6 +19,15 @@ from convsurgeon.rules.base import Refusal
 from convsurgeon.spellings.base import Call, State, bind
 
 _CONVOLUTION = ("stride", "padding", "dilation", "groups", "padding_mode")
+
+
+@functools.cache
+def _signature_of_calls(layer: Any) -> inspect.Signature:
+    """How the arguments of a call bind: the layer's forward, without self."""
+    unbound = inspect.signature(layer.forward)
+    return unbound.replace(parameters=list(unbound.parameters.values())[1:])
+
+
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -32,15 +43,15 @@ class ModuleSpelling:
 
     @property
     def signature(self) -> inspect.Signature:
-        unbound = inspect.signature(self.layer.forward)
-        return unbound.replace(parameters=list(unbound.parameters.values())[1:])
+        layer: Any = self.layer
+        return _signature_of_calls(layer)
 
     @property
     def lifted_name(self) -> str:
         return self.lifted.__name__
 
-    def read(self, node: fx.Node, root: nn.Module) -> Call:
-        module = root.get_submodule(str(node.target))
+    def read(self, node: fx.Node, modules: Modules) -> Call:
+        module = modules[str(node.target)]
         arguments = bind(self.signature, node)
         for name in self.tensors:
             tensor = getattr(module, name)
@@ -54,16 +65,14 @@ class ModuleSpelling:
     def lift_module(self, module: nn.Module, changes: Mapping[str, Any], axis: UnitAxis) -> nn.Module:
         # Not through __init__, which would draw initial weights: the layers of a family have the same attributes.
         lifted = object.__new__(self.lifted)
-        take_contents(lifted, module)
-        lifted.__dict__.update({key: value for key, value in vars(module).items() if key not in vars(lifted)})
-        for name in self.settings:
-            if name in changes:
-                setattr(lifted, name, changes[name])
+        take_contents(lifted, module, attributes=True)
+        attributes = vars(lifted)
+        attributes.update((name, changes[name]) for name in self.settings if name in changes)
         if "weight" in self.tensors:
-            lifted.kernel_size = axis.pair(module.kernel_size, unit=1)
+            attributes["kernel_size"] = axis.pair(module.kernel_size, unit=1)
+            attributes["output_padding"] = axis.pair(module.output_padding, unit=0)
             pads: Any = module._reversed_padding_repeated_twice
-            lifted.__dict__["_reversed_padding_repeated_twice"] = axis.pads(pads)
-            lifted.output_padding = axis.pair(module.output_padding, unit=0)
+            attributes["_reversed_padding_repeated_twice"] = axis.pads(pads)
         return lifted
 
 

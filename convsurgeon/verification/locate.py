@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 from convsurgeon.axis import UnitAxis
-from convsurgeon.capture import Capture
+from convsurgeon.capture import Capture, modules_of
 from convsurgeon.cloning import clone_module, own
 from convsurgeon.converted import ORIGIN, ConvertedModule
 from convsurgeon.observe import GraphRun
@@ -45,12 +45,12 @@ def first_divergence(
             seen = axis.lower(value) if origin.form == "2d" else value
             difference = _difference(expected, seen)
             if difference is not None:
-                name = operator_name(old, capture.root)
+                name = operator_name(old, capture.modules)
                 return Divergence(
                     new.name,
                     _module_of(old),
                     name,
-                    operator_name(new, candidate) if origin.rule else name,
+                    operator_name(new, modules_of(candidate)) if origin.rule else name,
                     tuple(expected.shape),
                     str(expected.dtype).removeprefix("torch."),
                     difference,
@@ -96,12 +96,13 @@ class _Steps:
         return self._passed.pop(name)
 
     def __iter__(self) -> Iterator[tuple[fx.Node, Any]]:
-        for node in self._run.graph.nodes:
+        steps = self._run.steps()
+        while True:
             outside = RandomState.capture()
             self._state.restore()
-            value = self._run.env[node] = self._run.run_node(node)
+            step = next(steps, None)
             self._state = RandomState.capture()
             outside.restore()
-            yield node, value
-            for done in self._run.user_to_last_uses.get(node, ()):
-                del self._run.env[done]
+            if step is None:
+                return
+            yield step

@@ -2,9 +2,11 @@
 
 python tests/benchmarks/conversion_cost.py [--sizes 100,1000,5000] [--repeats 3]
 
-A repetition builds each model anew, the models taking turns; the numbers are medians. What is asked of them: observe at
-most 5 forwards; plan and rewrite at most 6 traces on chains, 3 on residual nets; growth at most n^1.25; memory at most
-1 % of the weights.
+A repetition builds each model anew, the models taking turns; the numbers are medians of seconds. "gc" is the part of
+the five steps that Python's garbage collector takes, in whichever of them it happens to run.
+
+What is asked of them: observe at most 5 forwards; plan and rewrite at most 6 traces on chains, 3 on residual nets;
+growth at most n^1.25; memory at most 1 % of the weights.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -71,8 +74,27 @@ def seconds_of(action: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+@contextmanager
+def collector_watched() -> Iterator[list[float]]:
+    """Notes the seconds of each run of the garbage collector."""
+    started, runs = 0.0, []
+
+    def note(phase: str, _: dict[str, int]) -> None:
+        nonlocal started
+        if phase == "start":
+            started = time.perf_counter()
+        else:
+            runs.append(time.perf_counter() - started)
+
+    gc.callbacks.append(note)
+    try:
+        yield runs
+    finally:
+        gc.callbacks.remove(note)
+
+
 def time_once(build: Callable[[int], nn.Module], count: int) -> dict[str, float]:
-    """One repetition: the seconds of a bare trace, of a forward, and of each step of a conversion."""
+    """One repetition: the seconds of a bare trace, of a forward, of each step of a conversion, and of the collector."""
     model = build(count).eval()
     sample = torch.randn(1, CHANNELS, LENGTH)
     with torch.no_grad():
@@ -80,9 +102,10 @@ def time_once(build: Callable[[int], nn.Module], count: int) -> dict[str, float]
         forward = seconds_of(lambda: model(sample))
     trace = seconds_of(lambda: torch.fx.Tracer().trace(model))
     gc.collect()
-    conversion = convsurgeon.convert(model, sample)
+    with collector_watched() as collections:
+        conversion = convsurgeon.convert(model, sample)
     assert len(conversion.plan.convolutions) == count
-    return {"trace": trace, "forward": forward, **conversion.seconds}
+    return {"trace": trace, "forward": forward, **conversion.seconds, "gc": sum(collections)}
 
 
 def measure(sizes: Sequence[int], repeats: int) -> dict[tuple[str, int], dict[str, float]]:
@@ -100,7 +123,18 @@ def measure(sizes: Sequence[int], repeats: int) -> dict[tuple[str, int], dict[st
 
 def timing_rows(found: dict[tuple[str, int], dict[str, float]]) -> Iterable[list[str]]:
     """The table: seconds, then ratios; the growth of plan + rewrite is from the size above."""
-    yield ["model", "convs", "trace", "forward", *STEPS, "capture/trace", "observe/fwd", "(plan+rewr)/trace", "growth"]
+    yield [
+        "model",
+        "convs",
+        "trace",
+        "forward",
+        *STEPS,
+        "gc",
+        "capture/trace",
+        "observe/fwd",
+        "(plan+rewr)/trace",
+        "growth",
+    ]
     before: tuple[str, int, float] | None = None
     for (family, count), t in found.items():
         ours = t["plan"] + t["rewrite"]
@@ -108,7 +142,7 @@ def timing_rows(found: dict[tuple[str, int], dict[str, float]]) -> Iterable[list
         if before is not None and before[0] == family:
             growth = f"n^{math.log(ours / before[2]) / math.log(count / before[1]):.2f}"
         before = (family, count, ours)
-        seconds = [f"{t[name]:.4f}" for name in ("trace", "forward", *STEPS)]
+        seconds = [f"{t[name]:.4f}" for name in ("trace", "forward", *STEPS, "gc")]
         ratios = [t["capture"] / t["trace"], t["observe"] / t["forward"], ours / t["trace"]]
         yield [family, str(count), *seconds, *(f"{ratio:.2f}" for ratio in ratios), growth]
 
@@ -180,8 +214,10 @@ def main() -> None:
     if options.memory_of:
         print(*extra_memory(MEMORY[options.memory_of]))
         return
-    print(f"{platform.machine()}, {os.cpu_count()} cores; torch {torch.__version__}, {torch.get_num_threads()} threads")
-    print(f"Python {platform.python_version()}; medians of {options.repeats}; seconds\n")
+    print(f"{platform.machine()}, {os.cpu_count()} cores; torch {torch.__version__}, {torch.get_num_threads()} thread")
+    print(
+        f"Python {platform.python_version()}; load {os.getloadavg()[0]:.1f}; medians of {options.repeats}, in seconds\n"
+    )
     # First, while this process is small: a child's peak starts at its parent's.
     memory = aligned(memory_rows())
     convsurgeon.convert(chain(2).eval(), torch.randn(1, CHANNELS, LENGTH))
