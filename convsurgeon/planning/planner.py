@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
-import torch
 from torch import fx
 
 from convsurgeon.axis import UnitAxis
-from convsurgeon.capture import Capture, fetch
+from convsurgeon.capture import Capture
 from convsurgeon.lifting import Candidate, consider
-from convsurgeon.observe import Facts, Value
-from convsurgeon.planning.cut import Problem, solve
+from convsurgeon.observe import Facts
 from convsurgeon.planning.ownership import Ownership
-from convsurgeon.planning.plan import Border, CaptureNote, Kept, LiftedOperator, Plan
+from convsurgeon.planning.plan import CaptureNote, Kept, LiftedOperator, Plan
 from convsurgeon.planning.selection import Selection
+from convsurgeon.planning.strides import restored_operands
+from convsurgeon.planning.values import Forms, Survey, ValueGraph
 from convsurgeon.rules import Refusal
 from convsurgeon.spellings import operator_name
-
-
-@dataclass(slots=True)
-class _Survey:
-    """What is known of each node before the forms are chosen."""
-
-    candidates: dict[fx.Node, Candidate] = field(default_factory=dict)
-    refusals: dict[fx.Node, str] = field(default_factory=dict)
-
-    def refuse(self, node: fx.Node, reason: str) -> None:
-        self.candidates.pop(node, None)
-        self.refusals[node] = reason
 
 
 def make_plan(
@@ -47,7 +34,7 @@ def make_plan(
     ownership = Ownership(capture.root, capture.graph)
     survey = _survey(capture, facts, axis, Selection.of(capture.root, include, exclude))
     _refuse_pinned(survey, ownership, capture)
-    graph = _ValueGraph(capture, facts, axis, survey, ownership)
+    graph = ValueGraph(capture, facts, axis, survey, ownership)
     regions = lift == "regions" and facts is not None
     forms = graph.in_regions() if regions else graph.alone()
     steps = {node.name: survey.candidates[node] for node in capture.graph.nodes if node in forms.lifted}
@@ -64,12 +51,12 @@ def make_plan(
         graph=capture.graph,
         steps=steps,
         two_d=frozenset(node.name for node in forms.two_d),
-        restored=frozenset(_restored(steps, capture.graph, facts, axis)),
+        restored=frozenset(restored_operands(steps, capture.graph, facts, axis)),
     )
 
 
-def _survey(capture: Capture, facts: Facts | None, axis: UnitAxis, selection: Selection) -> _Survey:
-    survey = _Survey()
+def _survey(capture: Capture, facts: Facts | None, axis: UnitAxis, selection: Selection) -> Survey:
+    survey = Survey()
     resized = set() if facts is None else {operand for fact in facts.values() for operand in fact.resized}
     for node in capture.graph.nodes:
         if not node.op.startswith("call"):
@@ -87,7 +74,7 @@ def _survey(capture: Capture, facts: Facts | None, axis: UnitAxis, selection: Se
     return survey
 
 
-def _refuse_pinned(survey: _Survey, ownership: Ownership, capture: Capture) -> None:
+def _refuse_pinned(survey: Survey, ownership: Ownership, capture: Capture) -> None:
     """Keep a module 1-D whose weight is also the weight of one that stays; which may keep others, in turn."""
     calls: dict[str, list[fx.Node]] = {}
     for node in capture.graph.find_nodes(op="call_module"):
@@ -119,179 +106,6 @@ def _refuse_pinned(survey: _Survey, ownership: Ownership, capture: Capture) -> N
             return
 
 
-@dataclass(frozen=True, slots=True)
-class _Forms:
-    """The decision: the operators that run lifted, and the values that are held in 2-D."""
-
-    lifted: set[fx.Node]
-    two_d: set[fx.Node]
-
-
-class _ValueGraph:
-    """The cut's view of the graph: an id for each value, one for all reads of a tensor."""
-
-    def __init__(
-        self, capture: Capture, facts: Facts | None, axis: UnitAxis, survey: _Survey, ownership: Ownership
-    ) -> None:
-        self._graph = capture.graph
-        self._facts = facts
-        self._axis = axis
-        self._candidates = survey.candidates
-        self._ownership = ownership
-        self._tensors = {
-            node: ownership.tensor(str(node.target))
-            for node in capture.graph.find_nodes(op="get_attr")
-            if isinstance(fetch(capture.root, str(node.target)), torch.Tensor)
-        }
-        self._required = {
-            id(ownership.tensor(name)) for candidate in survey.candidates.values() for name in candidate.state
-        }
-        self._lifted_modules = {
-            id(capture.modules[str(node.target)])
-            for node, candidate in survey.candidates.items()
-            if node.op == "call_module" and candidate.state
-        }
-
-    def _id(self, node: fx.Node) -> Any:
-        return ("state", id(self._tensors[node])) if node in self._tensors else node
-
-    def alone(self) -> _Forms:
-        """Each convolution by itself; a tensor moves if nothing but lifted convolutions reads it."""
-        must = {node for node, candidate in self._candidates.items() if candidate.rule.must}
-        fixed = {id(tensor) for tensor in self._tensors.values() if self._is_pinned(tensor)}
-        for node, tensor in self._tensors.items():
-            if any(user not in must or node not in self._candidates[user].operands for user in node.users):
-                fixed.add(id(tensor))
-        moved = {node for node, tensor in self._tensors.items() if id(tensor) not in fixed - self._required}
-        return _Forms(must, moved)
-
-    def in_regions(self) -> _Forms:
-        """The cheapest forms: as few borders as the graph allows, then as few bytes across them."""
-        two_d = solve(self._problem())
-        held = {node for node in self._graph.nodes if self._id(node) in two_d}
-        return _Forms(held & set(self._candidates), held)
-
-    def _problem(self) -> Problem:
-        assert self._facts is not None
-        sizes = {node: fact.value.nbytes for node, fact in self._facts.items() if fact.value is not None}
-        one_border = 1 + sum(sizes.values())
-        problem = Problem(fixed={_ONE_D: False})
-        for node in self._graph.nodes:
-            key = self._id(node)
-            form = self._given_form(node)
-            if form is not None:
-                problem.fixed[key] = form
-            if node in sizes:
-                problem.weights[key] = one_border + sizes[node]
-            candidate = self._candidates.get(node)
-            lifted = () if candidate is None else candidate.operands
-            for operand in node.all_input_nodes:
-                if self._has_form(operand):
-                    consumers = problem.consumers.setdefault(self._id(operand), [])
-                    consumers.append(key if operand in lifted else _ONE_D)
-        problem.ties = [tie for tie in self._ties() if not any(key in problem.fixed for key in tie)]
-        return problem
-
-    def _ties(self) -> Iterator[tuple[fx.Node, fx.Node]]:
-        """Calls of one module that is replaced: converted once, it serves them all."""
-        first: dict[Any, fx.Node] = {}
-        for node, candidate in self._candidates.items():
-            if candidate.replaces_module and first.setdefault(node.target, node) is not node:
-                yield first[node.target], node
-
-    def _given_form(self, node: fx.Node) -> bool | None:
-        candidate = self._candidates.get(node)
-        if candidate is not None:
-            return True if candidate.rule.must else None
-        tensor = self._tensors.get(node)
-        if tensor is not None and id(tensor) in self._required:
-            return True
-        return False if tensor is None or not self._has_form(node) or self._is_pinned(tensor) else None
-
-    def _has_form(self, node: fx.Node) -> bool:
-        """Whether the value takes part; without facts, every value that is asked about does."""
-        if self._facts is None:
-            return True
-        value = self._facts[node].value
-        return value is not None and self._axis.has_form(value.rank)
-
-    def _is_pinned(self, tensor: torch.Tensor) -> bool:
-        return self._ownership.pinned_by(tensor, self._lifted_modules) is not None
-
-    def borders(self, forms: _Forms) -> Iterator[Border]:
-        """The borders between these forms, in the order of the graph."""
-        flowing: set[fx.Node] = set()
-        for value in self._graph.nodes:
-            if value.op == "placeholder" or any(operand in flowing for operand in value.all_input_nodes):
-                flowing.add(value)
-            two_d = value in forms.two_d
-            changes = [
-                user.name
-                for user in value.users
-                if (user in forms.lifted and value in self._candidates[user].operands) is not two_d
-            ]
-            facts = None if self._facts is None else self._facts[value].value
-            shape, nbytes = (None, None) if facts is None else (facts.shape, facts.nbytes)
-            if value in forms.lifted and not two_d:
-                yield Border(value.name, "lower", shape, nbytes, (value.name,), value not in flowing)
-            if changes and self._has_form(value):
-                yield Border(
-                    value.name, "lower" if two_d else "lift", shape, nbytes, tuple(changes), value not in flowing
-                )
-
-    def moved(self, forms: _Forms) -> tuple[str, ...]:
-        """The qualified names of the tensors that gain the unit axis."""
-        held = [self._ownership.tensor(name) for node in forms.lifted for name in self._candidates[node].state]
-        read = [tensor for node, tensor in self._tensors.items() if node in forms.two_d]
-        names = {name for tensor in (*held, *read) for name in self._ownership.names(tensor)}
-        return tuple(sorted(names))
-
-
-_ONE_D = "always 1-D"
-
-
-def _restored(
-    steps: Mapping[str, Candidate], graph: fx.Graph, facts: Facts | None, axis: UnitAxis
-) -> Iterator[tuple[str, str]]:
-    """(node, operand) where the 1-D operator would return contiguous strides and the 2-D one channels_last."""
-    for node in graph.nodes:
-        step = steps.get(node.name)
-        if step is None or not step.rule.contiguous or not _is_contiguous(node, facts):
-            continue
-        for operand in step.operands:
-            if facts is None:
-                unsure = operand.op in ("call_method", "call_function")
-            else:
-                value = facts[operand].value
-                unsure = value is not None and not (value.is_contiguous and _stays_contiguous(value, axis))
-            if unsure:
-                yield node.name, operand.name
-
-
-def _is_contiguous(node: fx.Node, facts: Facts | None) -> bool:
-    value = None if facts is None else facts[node].value
-    return value is None or value.is_contiguous
-
-
-def _stays_contiguous(value: Value, axis: UnitAxis) -> bool:
-    """Whether a contiguous value is taken for contiguous in 2-D as well.
-
-    With one channel, (N, L, 1).transpose(1, 2) is contiguous, and channels_last too once the unit axis is in: operators
-    tell from the strides alone (c10/core/MemoryFormat.h, is_channels_last_strides_2d_s4).
-    """
-    shape, stride = axis.lifted_shape(value.shape), axis.lifted_stride(value.shape, value.stride)
-    if len(shape) == 3:  # unbatched: operators put the batch in front
-        shape, stride = (1, *shape), (shape[0] * stride[0], *stride)
-    if len(shape) != 4 or stride[1] == 0:
-        return True
-    least = 0
-    for at in (1, 3, 2, 0):
-        if shape[at] == 0 or stride[at] < least or (at == 0 and least == stride[1]):
-            return True
-        least = stride[at] * max(shape[at], 1)
-    return False
-
-
 def _lifted(node: fx.Node, candidate: Candidate, capture: Capture) -> LiftedOperator:
     name = operator_name(node, capture.modules)
     becomes = name if candidate.spelling is None else candidate.spelling.lifted_name or name
@@ -299,7 +113,7 @@ def _lifted(node: fx.Node, candidate: Candidate, capture: Capture) -> LiftedOper
 
 
 def _kept(
-    survey: _Survey, forms: _Forms, capture: Capture, facts: Facts | None, axis: UnitAxis, *, regions: bool
+    survey: Survey, forms: Forms, capture: Capture, facts: Facts | None, axis: UnitAxis, *, regions: bool
 ) -> list[Kept]:
     """The operators that could be expected in 2-D and aren't; without regions only convolutions could be."""
     kept = []

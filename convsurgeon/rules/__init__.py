@@ -2,6 +2,7 @@
 
 from convsurgeon.rules import convolution, dropout, joining, normalisation, pointwise
 from convsurgeon.rules.base import RULES, Arguments, Deferred, Lifted, Refusal, Rule
+from convsurgeon.rules.table import rules_table
 
 __all__ = [
     "RULES",
@@ -15,4 +16,5 @@ __all__ = [
     "joining",
     "normalisation",
     "pointwise",
+    "rules_table",
 ]

@@ -2,8 +2,8 @@
 
 python tests/benchmarks/conversion_cost.py [--sizes 100,1000,5000] [--repeats 3]
 
-A repetition builds each model anew, the models taking turns; the numbers are medians of seconds. "gc" is the part of
-the five steps that Python's garbage collector takes, in whichever of them it happens to run.
+A repetition builds each model anew, the models taking turns; the numbers are medians of seconds. "gc" is what Python's
+garbage collector takes during the call of `convert`, within whichever step it runs, or after the last.
 
 What is asked of them: observe at most 5 forwards; plan and rewrite at most 6 traces on chains, 3 on residual nets;
 growth at most n^1.25; memory at most 1 % of the weights.
