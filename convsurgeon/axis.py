@@ -42,10 +42,6 @@ class UnitAxis:
         unit = 1 if at == len(shape) else shape[at] * stride[at]
         return (*stride[:at], unit, *stride[at:])
 
-    def lifted_size(self, size: Sequence[Any]) -> tuple[Any, ...]:
-        """A size that is asked for, of the length alone or of all axes: (L,) -> (1, L), (N, C, L) -> (N, C, 1, L)."""
-        return self.lifted_shape(size)
-
     def pair(self, value: Any, *, unit: int) -> Any:
         """A hyper-parameter of the length as one of both spatial axes: s -> (unit, s), or (s, unit).
 
@@ -70,5 +66,8 @@ class UnitAxis:
 
 
 def lifted_size(size: Sequence[Any], position: Literal[-2, -1]) -> list[Any]:
-    """``UnitAxis.lifted_size`` for sizes that are only known when the graph runs; stands in rewritten graphs."""
-    return list(UnitAxis(position).lifted_size(size))
+    """A size that is asked for, of the length alone or of all axes: (L,) -> [1, L], (N, C, L) -> [N, C, 1, L].
+
+    Stands in rewritten graphs where the size is only known when the graph runs.
+    """
+    return list(UnitAxis(position).lifted_shape(size))

@@ -7,9 +7,8 @@ hook-style weight norm), and rebuilds GraphModules from their code.
 from __future__ import annotations
 
 import copy
-import pickle
 import types
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
@@ -17,8 +16,8 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-Copy = Callable[[torch.Tensor, nn.Module], torch.Tensor]
-"""Makes the clone's tensor from the original's, given the module that holds it."""
+Policy = Callable[[torch.Tensor, nn.Module], "torch.dtype | None"]
+"""What a clone does with a tensor, given the module that holds it: None shares its storage, a dtype copies it."""
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -27,84 +26,121 @@ _ATOMS = frozenset(
     | {types.BuiltinFunctionType, fx.Graph}
 )
 
-
 _REGISTRIES = frozenset(name for name, value in vars(nn.Module()).items() if isinstance(value, (dict, set)))
 """The attributes in which every module keeps parameters, submodules and hooks; most are empty, and there are many."""
 
 
-def share(tensor: torch.Tensor, owner: nn.Module) -> torch.Tensor:
-    """A new tensor object over the same storage; BatchNorm statistics are copied, for running a model changes them."""
-    if isinstance(owner, _NormBase) and not isinstance(tensor, nn.Parameter):
-        return own(tensor, owner)
-    return rewrap(tensor, tensor.detach())
+def share(tensor: torch.Tensor, owner: nn.Module) -> torch.dtype | None:
+    """Share every storage but that of BatchNorm statistics, for running a model changes them."""
+    return tensor.dtype if isinstance(owner, _NormBase) and not isinstance(tensor, nn.Parameter) else None
 
 
-def share_parameters(tensor: torch.Tensor, owner: nn.Module) -> torch.Tensor:
-    """Parameters over the same storage, every other tensor copied: what a run that leaves no trace needs."""
-    return rewrap(tensor, tensor.data) if isinstance(tensor, nn.Parameter) else own(tensor, owner)
+def share_parameters(tensor: torch.Tensor, owner: nn.Module) -> torch.dtype | None:
+    """Share parameters, copy every other tensor: what a run that leaves no trace needs."""
+    return None if isinstance(tensor, nn.Parameter) else tensor.dtype
 
 
-def own(tensor: torch.Tensor, owner: nn.Module) -> torch.Tensor:
-    """A copy in memory of its own."""
-    return rewrap(tensor, tensor.detach().clone())
+def own(tensor: torch.Tensor, owner: nn.Module) -> torch.dtype | None:
+    """Copy everything."""
+    return tensor.dtype
+
+
+def copied(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy of one tensor, outside any graph of autograd."""
+    return tensor.detach().clone()
 
 
 def rewrap(like: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
-    """`data` as a Parameter or a tensor, as `like` is, with its ``requires_grad`` and Python attributes."""
+    """`data` as a Parameter or a tensor, as `like` is, with its ``requires_grad``, gradient hooks and attributes."""
     if isinstance(like, nn.Parameter):
         result: torch.Tensor = nn.Parameter(data, requires_grad=like.requires_grad)
     else:
         result = data.requires_grad_() if like.is_leaf and like.requires_grad else data
     result.__dict__.update({k: v for k, v in vars(like).items() if not isinstance(v, torch.Tensor)})
+    if result.is_leaf and result.requires_grad:
+        for hook in (like._backward_hooks or {}).values():
+            result.register_hook(hook)
+        for hook in (getattr(like, "_post_accumulate_grad_hooks", None) or {}).values():
+            result.register_post_accumulate_grad_hook(hook)
     return result
 
 
-def clone_module(module: M, tensor_copy: Copy) -> M:
+def clone_module(module: M, policy: Policy) -> M:
     """A clone of the module tree under `module`.
 
-    What is shared inside the original (one module under two names, tied parameters) is shared alike in the clone.
-    Attributes that can't be copied (locks, handles) are the original's own objects.
+    What is shared inside the original (one module under two names, tied parameters, tensors over one storage) is shared
+    alike in the clone. Attributes that can't be copied (locks, handles) are the original's own objects.
     """
-    memo: dict[int, Any] = {}
     modules = list(module.modules())
-    for old in modules:
-        memo[id(old)] = _blank(old)
+    memo: dict[int, Any] = {id(old): _blank(old) for old in modules}
+    held: dict[int, tuple[torch.Tensor, nn.Module]] = {}
     for old in modules:
         for value in vars(old).values():
-            if value is not None and type(value) not in _ATOMS:
-                _clone_tensors(value, old, tensor_copy, memo)
+            if type(value) not in _ATOMS:
+                _collect_tensors(value, old, held)
+    memo.update(_cloned_tensors(held, policy))
     for old in modules:
         if not isinstance(old, torch.jit.ScriptModule):
             memo[id(old)].__dict__.update(_cloned_attributes(old, memo))
     return cast(M, memo[id(module)])
 
 
+def _blank(module: nn.Module) -> nn.Module:
+    if isinstance(module, torch.jit.ScriptModule):
+        return copy.deepcopy(module)
+    # GraphModule.__new__ would make a class without a forward; the clone runs the code of the original's class.
+    blank = object.__new__(type(module))
+    for slot in {slot for cls in type(module).__mro__ for slot in vars(cls).get("__slots__", ())}:
+        if hasattr(module, slot):
+            object.__setattr__(blank, slot, getattr(module, slot))
+    return blank
+
+
+def _collect_tensors(value: Any, owner: nn.Module, held: dict[int, tuple[torch.Tensor, nn.Module]]) -> None:
+    """Enter every tensor that hangs on `owner`, in attributes or plain containers, into `held`."""
+    if isinstance(value, (dict, list, tuple, set)):
+        if not value:
+            return
+        for one in value.values() if isinstance(value, dict) else value:
+            _collect_tensors(one, owner, held)
+    elif isinstance(value, torch.Tensor):
+        held.setdefault(id(value), (value, owner))
+
+
+def _cloned_tensors(held: dict[int, tuple[torch.Tensor, nn.Module]], policy: Policy) -> Iterator[tuple[int, Any]]:
+    """Each tensor's clone by the original's id; a storage that several tensors see is copied once, for all of them."""
+    seen_by = Counter(memory_of(tensor) for tensor, _ in held.values())
+    copies: dict[tuple[int, torch.dtype, torch.dtype], torch.Tensor] = {}
+    for key, (tensor, owner) in held.items():
+        dtype = policy(tensor, owner)
+        if dtype is None and not tensor.is_inference():
+            data = tensor.data
+        elif seen_by[memory_of(tensor)] == 1 or tensor.is_meta or tensor.layout is not torch.strided:
+            data = tensor.detach().to(dtype or tensor.dtype, copy=True)
+        else:
+            where = (memory_of(tensor), tensor.dtype, dtype or tensor.dtype)
+            if where not in copies:
+                whole = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(tensor.untyped_storage())
+                copies[where] = whole.to(where[2], copy=True)
+            data = copies[where].as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+        yield key, rewrap(tensor, data)
+
+
+def memory_of(tensor: torch.Tensor) -> int:
+    """The same number for tensors over the same storage."""
+    return (tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else 0) or id(tensor)
+
+
 def _cloned_attributes(module: nn.Module, memo: dict[int, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in vars(module).items():
-        if type(value) in _ATOMS:
+        if name == "_compiled_call_impl":
+            yield name, None  # it would run the original
+        elif type(value) in _ATOMS:
             yield name, value
         elif name in _REGISTRIES and not value:
             yield name, type(value)()
         else:
             yield name, _clone(value, memo)
-
-
-def _blank(module: nn.Module) -> nn.Module:
-    if isinstance(module, torch.jit.ScriptModule):
-        return copy.deepcopy(module)
-    # GraphModule.__new__ would make a class without a forward; the clone runs the code of the original's class.
-    return object.__new__(type(module))
-
-
-def _clone_tensors(value: Any, owner: nn.Module, tensor_copy: Copy, memo: dict[int, Any]) -> None:
-    """Enter every tensor that hangs on `owner`, in attributes or plain containers, into `memo`."""
-    if isinstance(value, (dict, list, tuple, set)):
-        if not value:
-            return
-        for one in value.values() if isinstance(value, dict) else value:
-            _clone_tensors(one, owner, tensor_copy, memo)
-    elif isinstance(value, torch.Tensor) and id(value) not in memo:
-        memo[id(value)] = tensor_copy(value, owner)
 
 
 def _clone(value: Any, memo: dict[int, Any]) -> Any:
@@ -120,8 +156,22 @@ def _clone(value: Any, memo: dict[int, Any]) -> Any:
         return result
     if kind in (list, tuple, set):
         memo[id(value)] = kind(_clone(v, memo) for v in value)
-        return memo[id(value)]
-    try:
-        return copy.deepcopy(value, memo)
-    except (TypeError, RuntimeError, NotImplementedError, AttributeError, ValueError, pickle.PickleError, copy.Error):
+    elif isinstance(value, torch.Generator):
+        memo[id(value)] = torch.Generator(value.device).set_state(value.get_state())
+    elif isinstance(value, torch.Tensor):
+        memo[id(value)] = rewrap(value, value.detach().clone())
+    else:
+        try:
+            memo[id(value)] = copy.deepcopy(value, memo)
+        except Exception:  # a copy protocol of the user's may raise anything; what can't be copied is shared
+            memo[id(value)] = _cloned_object(value, memo)
+    return memo[id(value)]
+
+
+def _cloned_object(value: Any, memo: dict[int, Any]) -> Any:
+    """An object that refuses to be copied whole, attribute by attribute; itself if it has none."""
+    if not hasattr(value, "__dict__") or isinstance(value, (type, types.ModuleType)):
         return value
+    result = object.__new__(type(value))
+    result.__dict__.update({name: _clone(one, memo) for name, one in vars(value).items()})
+    return result

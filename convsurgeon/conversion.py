@@ -7,21 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from convsurgeon.capture import Capture, capture_model, where_in_user_code
-from convsurgeon.cloning import clone_module, share_parameters
+from convsurgeon.capture import Capture, capture_model
 from convsurgeon.collector import paused_collector
 from convsurgeon.converted import ConvertedModule
-from convsurgeon.errors import CaptureError
-from convsurgeon.guard import WriteGuard
+from convsurgeon.errors import CaptureError, UnsupportedError
 from convsurgeon.observe import Facts, GraphRun, observe
 from convsurgeon.planning import Plan, make_plan
 from convsurgeon.rewrite import rewrite
-from convsurgeon.rng import preserved_random_state
 from convsurgeon.samples import Sample, as_samples
-from convsurgeon.verification import Tolerance, Verification, verify_samples
+from convsurgeon.verification import Tolerance, Verification, require_runs, verify_samples
 from convsurgeon.weight_map import WeightMap
 
 Lift = Literal["regions", "ops"]
@@ -69,6 +67,7 @@ class Conversion:
 
 
 @paused_collector()
+@torch.inference_mode(False)
 def convert(
     model: nn.Module,
     sample_inputs: Any = None,
@@ -112,6 +111,7 @@ def convert(
     Raises:
         CaptureError: the model can't be made into a graph.
         EquivalenceError: the result isn't equal to the original; nothing is returned that isn't.
+        UnsupportedError: the weights are on the meta device, or a name collides with one of GraphModule's.
         TypeError, ValueError: a wrong argument.
     """
     samples = _checked(model, sample_inputs, tolerance, locals())
@@ -120,6 +120,8 @@ def convert(
             "sample_inputs is None, so nothing can be verified; give a sample, or say verify=False, and each "
             "convolution will be converted alone"
         )
+    if verify and any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        raise UnsupportedError("model has weights on the meta device, so nothing can be computed; say verify=False")
     watch = _Stopwatch()
     captured, facts = _captured(model, samples, watch)
     plan_ = make_plan(captured, facts, lift=lift, unit_axis=unit_axis, include=include, exclude=exclude)
@@ -135,6 +137,7 @@ def convert(
 
 
 @paused_collector()
+@torch.inference_mode(False)
 def plan(
     model: nn.Module,
     sample_inputs: Any = None,
@@ -169,10 +172,12 @@ class _Stopwatch:
 
 def _checked(model: Any, sample_inputs: Any, tolerance: Any, given: dict[str, Any]) -> tuple[Sample, ...]:
     """Check every argument that can be checked without the model running; returns the samples."""
+    if type(model).__name__ == "OptimizedModule":
+        raise TypeError("model comes from torch.compile; convert the module it was made from, and compile the result")
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; accepted: a torch.nn.Module or a torch.fx.GraphModule")
     for name, choices in _CHOICES.items():
-        if name in given and given[name] not in choices:
+        if name in given and not any(type(given[name]) is type(one) and given[name] == one for one in choices):
             raise ValueError(f"{name} is {given[name]!r}; accepted: {', '.join(map(repr, choices))}")
     if tolerance is not None and not isinstance(tolerance, Tolerance):
         raise TypeError(
@@ -196,7 +201,7 @@ def _captured(model: nn.Module, samples: tuple[Sample, ...], watch: _Stopwatch) 
     try:
         facts = observe(captured, first)
     except Exception as error:  # the user's model may raise anything on a sample: told apart and passed on
-        _require_runs(model, first)
+        require_runs(model, first)
         raise CaptureError(
             f"the traced graph of {type(model).__name__} fails on the sample {first}, where the model doesn't\n"
             f"  {type(error).__name__}: {' '.join(str(error).split())[:300]}\n"
@@ -206,27 +211,6 @@ def _captured(model: nn.Module, samples: tuple[Sample, ...], watch: _Stopwatch) 
     return captured, facts
 
 
-def _require_runs(model: nn.Module, sample: Sample) -> None:
-    """Raise if it is the model itself that can't run on the sample.
-
-    Raises:
-        ValueError: with the model's own error, and the user's line that raised it.
-    """
-    clone = clone_module(model, share_parameters)
-    inputs = sample.map(lambda tensor: tensor.detach().clone())
-    try:
-        with preserved_random_state(), WriteGuard(clone):
-            clone(*inputs.args, **inputs.kwargs)
-    except Exception as error:  # whatever the user's model raises is the message
-        where = where_in_user_code(error)
-        raise ValueError(
-            f"sample_inputs: {type(model).__name__} can't run on {sample}"
-            + (f"\n  at {where}" if where else "")
-            + f"\n  {type(error).__name__}: {' '.join(str(error).split())[:300]}\n"
-            "  give a sample that the model accepts"
-        ) from error
-
-
 def _verified(
     model: nn.Module,
     module: ConvertedModule,
@@ -234,8 +218,6 @@ def _verified(
     tolerance: Tolerance | None,
     captured: Capture,
 ) -> Verification:
-    for sample in samples[1:]:
-        _require_runs(model, sample)
     found = verify_samples(model, module, samples, tolerance, gradients=False, train=False, capture=captured)
     if not found.passed and found.divergence is None:
         _require_faithful(model, captured, samples)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,6 +25,9 @@ _KEPT_META = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "
 Form = Literal["1d", "2d"]
 
 
+Mode = Literal["train", "eval"]
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Which node of the original graph a node stands for, which rule made it ("" for a copy), and its value's form."""
@@ -33,13 +37,31 @@ class Origin:
     form: Form
 
 
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a converted module knows of its conversion."""
+
+    captured_mode: Mode | None
+    unit_axis: Literal[-2, -1]
+    own_modes: Mapping[bool, Mapping[str, bool]]
+
+
 class Scope(nn.Module):
     """A place in the module tree whose forward was captured into the graph above it.
 
-    It holds the submodules, parameters and buffers of the original module under their names, and its mode.
+    It holds the submodules, parameters and buffers of the original module under their names, and its mode. Where the
+    original's class has its own way of saving or loading state, the place is of that class as well.
     """
 
-    original: str
+    @classmethod
+    def of(cls, module: nn.Module) -> Scope:
+        """The place of `module`, with what it holds."""
+        kind = type(module)
+        saves = any(getattr(kind, name) is not getattr(nn.Module, name) for name in _SAVING)
+        scope = _new_scope(kind) if saves else cls()
+        take_contents(scope, module, attributes=saves)
+        scope.__dict__["_convsurgeon_original"] = kind.__name__
+        return scope
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Refuse: what this module computed is part of the converted model's graph.
@@ -48,12 +70,33 @@ class Scope(nn.Module):
             UnsupportedError: always.
         """
         raise UnsupportedError(
-            f"this {self.original} was captured into the graph of the converted model and can't be called alone; "
-            "call the converted model, or convert this submodule by itself"
+            f"this {self._convsurgeon_original} was captured into the graph of the converted model and can't be called "
+            "alone; call the converted model, or convert this submodule by itself"
         )
 
     def _get_name(self) -> str:
-        return f"Scope[{self.original}]"
+        return f"Scope[{self._convsurgeon_original}]"
+
+    def __getitem__(self, index: int | str) -> nn.Module:
+        """A submodule by name or, as in a Sequential, by place."""
+        return list(self.children())[index] if isinstance(index, int) else self.get_submodule(index)
+
+    def __reduce__(self) -> Any:
+        kind = type(self)
+        return (_new_scope, (kind.__mro__[2],), vars(self)) if kind is not Scope else super().__reduce__()
+
+
+_SAVING = (
+    *("get_extra_state", "set_extra_state", "state_dict", "load_state_dict"),
+    *("_save_to_state_dict", "_load_from_state_dict"),
+)
+"""The methods by which a class may change what a state_dict holds."""
+
+
+def _new_scope(kind: type[nn.Module]) -> Scope:
+    """An empty place that saves and loads as `kind` does."""
+    scope: Scope = object.__new__(type(f"Scope_{kind.__name__}", (Scope, kind), {}))
+    return scope
 
 
 class ConvertedModule(fx.GraphModule):
@@ -64,24 +107,54 @@ class ConvertedModule(fx.GraphModule):
     mode.
     """
 
-    captured_mode: Literal["train", "eval"] | None
-    unit_axis: Literal[-2, -1]
-
     @classmethod
     def build(
         cls,
         tree: nn.Module,
         graph: fx.Graph,
         class_name: str,
-        captured_mode: Literal["train", "eval"] | None,
+        captured_mode: Mode | None,
         unit_axis: Literal[-2, -1],
+        own_modes: Mapping[bool, Mapping[str, bool]],
     ) -> ConvertedModule:
-        """A converted module with the contents of `tree` (modules, parameters, buffers, hooks, mode) and `graph`."""
+        """A converted module with the contents of `tree` (modules, parameters, buffers, hooks, mode) and `graph`.
+
+        `own_modes`: the submodules that ``train(mode)`` leaves in another mode than it is given, as the original's
+        does.
+
+        Raises:
+            UnsupportedError: the original holds something under a name that every GraphModule needs.
+        """
+        taken = [name for name in (*tree._modules, *tree._parameters, *tree._buffers) if name in _TAKEN]
+        if taken:
+            raise UnsupportedError(
+                f"{class_name}.{taken[0]} has a name that torch.fx.GraphModule uses for itself; rename it in the model"
+            )
         result = cls(nn.Module(), fx.Graph(), class_name)
         take_contents(result, tree)
-        result.__dict__.update({"captured_mode": captured_mode, "unit_axis": unit_axis})
+        result.__dict__["_convsurgeon"] = Facts(captured_mode, unit_axis, own_modes)
         result.graph = graph
         return result
+
+    @property
+    def captured_mode(self) -> Mode | None:
+        """The mode that the graph is frozen to, None where it follows ``train()`` and ``eval()``."""
+        facts: Facts = self.__dict__["_convsurgeon"]
+        return facts.captured_mode
+
+    @property
+    def unit_axis(self) -> Literal[-2, -1]:
+        """Where the unit axis stands in 2-D values."""
+        facts: Facts = self.__dict__["_convsurgeon"]
+        return facts.unit_axis
+
+    def recompile(self) -> Any:
+        """Generate ``forward`` from the graph; one that changes the grad mode puts it back even where it fails."""
+        code = super().recompile()
+        if any(node.target is torch._C._set_grad_enabled for node in self._graph.nodes):
+            kind: Any = type(self)
+            kind.forward = _restoring_grad_mode(kind.forward)
+        return code
 
     def train(self, mode: bool = True) -> ConvertedModule:
         """Set the mode, as ``nn.Module.train`` does.
@@ -95,7 +168,11 @@ class ConvertedModule(fx.GraphModule):
                 f"this graph was captured in {self.captured_mode} mode only, since the model takes another path in "
                 f"{asked} mode; put the original in {asked} mode and convert it again"
             )
-        return super().train(mode)
+        super().train(mode)
+        facts: Facts = self.__dict__["_convsurgeon"]
+        for path, own in facts.own_modes.get(mode, {}).items():
+            self.get_submodule(path).training = own
+        return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ConvertedModule:
         result = ConvertedModule.__new__(ConvertedModule)
@@ -128,6 +205,22 @@ def take_contents(module: nn.Module, source: nn.Module, *, attributes: bool = Fa
     for key, hook in hooks.items():
         if isinstance(hook, _WrappedHook) and hook.with_module:
             hooks[key] = _WrappedHook(hook.hook, module)
+
+
+def _restoring_grad_mode(forward: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(forward)
+    def restoring(*args: Any, **kwargs: Any) -> Any:
+        before = torch.is_grad_enabled()
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            torch._C._set_grad_enabled(before)
+
+    return restoring
+
+
+_TAKEN = frozenset({*dir(ConvertedModule), "meta", "shape_env"}) - frozenset(dir(nn.Module))
+"""The names of a GraphModule's own attributes, which would hide a submodule, parameter or buffer."""
 
 
 def _contents(module: ConvertedModule) -> dict[str, Any]:

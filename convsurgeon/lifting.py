@@ -77,7 +77,7 @@ def _as_pointwise(
     observed = [value for operand in operands if (value := facts[operand].value) is not None]
     assert seen.value is not None
     if not is_torchs_own(node):
-        return Refusal("a function of your own, kept whole: what it does with other shapes can't be seen")
+        return Refusal("what it does with other shapes can't be seen from one sample")
     elementwise = is_elementwise(seen.overloads) and bool(observed) and broadcasts(observed, seen.value)
     if not elementwise or has_state(node, modules):
         return Refusal("no rule covers it, and it isn't pointwise")

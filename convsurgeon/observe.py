@@ -45,7 +45,7 @@ class NodeFacts:
     """What one node did in the observed run.
 
     `value` is None where the result is not one tensor; `result` is then its Python type. `overloads` are the ATen
-    operators that it dispatched to, `resized` the operands whose own shape or strides it changed (``unsqueeze_``).
+    operators that it dispatched to, `resized` the operands whose own shape it may change (``unsqueeze_``).
     """
 
     value: Value | None
@@ -125,22 +125,14 @@ def observe(capture: Capture, sample: Sample) -> Facts:
                 value=Value.of(result) if isinstance(result, torch.Tensor) else None,
                 result=type(result),
                 overloads=frozenset(dispatched.seen),
-                resized=tuple(_resized(node, run, facts)) if dispatched.wrote else (),
+                resized=tuple(node.all_input_nodes) if dispatched.reshaped else (),
             )
             dispatched.reset()
     return facts
 
 
-def _resized(node: fx.Node, run: GraphRun, facts: Facts) -> Iterator[fx.Node]:
-    """The operands whose shape or strides are no longer what they were when they were made."""
-    for operand in node.all_input_nodes:
-        value, before = run.env[operand], facts[operand].value
-        if before is not None and (tuple(value.shape), value.stride()) != (before.shape, before.stride):
-            yield operand
-
-
 class _Overloads(WriteGuard):
-    """Records the overloads that run, and whether one of them writes to an operand."""
+    """Records the overloads that run, and whether one changes the shape of its operand (``unsqueeze_``)."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module)
@@ -149,9 +141,9 @@ class _Overloads(WriteGuard):
     def reset(self) -> None:
         """Forget what was recorded."""
         self.seen: set[Any] = set()
-        self.wrote = False
+        self.reshaped = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.seen.add(func)
-        self.wrote = self.wrote or func._schema.is_mutable
+        self.reshaped = self.reshaped or torch.Tag.inplace_view in func.tags
         return super().__torch_dispatch__(func, types, args, kwargs)

@@ -67,13 +67,11 @@ def _field(name: str, lines: Sequence[str]) -> Iterable[str]:
 
 def _converted(plan: Plan) -> list[str]:
     if not plan.lifted:
-        return [
-            "nothing: no 1-D convolution was found that can be" if plan.kept else "nothing: there is no 1-D operator"
-        ]
+        return ["nothing: the model has no 1-D convolution that can be converted"]
     convolutions, others = plan.convolutions, [one for one in plan.lifted if one not in set(plan.convolutions)]
     where = {"regions": "in regions", "ops": "each alone"}[plan.lift]
-    plural = "s" * (len(convolutions) != 1)
-    lines = [f"{len(convolutions)} convolution{plural} and {len(others)} other operators, {where}"]
+    counts = f"{_plural(len(convolutions), 'convolution')} and {_plural(len(others), 'other operator')}"
+    lines = [f"{counts}, {where}"]
     lines += [f"  {count} x {name}" for name, count in _counted(convolutions)]
     if others:
         lines.append("  " + ", ".join(f"{count} x {name}" for name, count in _counted(others)))
@@ -110,6 +108,10 @@ def _kept(kept: Sequence[Kept]) -> list[str]:
         lines.append(f"{count}{operator}: {reason}{source}")
     more = len(grouped) - _SHOWN
     return lines + ([f"and {more} more kinds of operators"] if more > 0 else [])
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def _some(names: Sequence[str]) -> str:

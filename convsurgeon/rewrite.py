@@ -10,8 +10,9 @@ import torch
 from torch import fx, nn
 
 from convsurgeon.capture import Capture, Modules, fetch, inlined_paths, modules_of
-from convsurgeon.cloning import clone_module, own, rewrap, share
-from convsurgeon.converted import ORIGIN, ConvertedModule, Form, Origin, Scope, load_1d_state, take_contents
+from convsurgeon.capture.state import version_of
+from convsurgeon.cloning import Policy, clone_module, copied, own, rewrap, share
+from convsurgeon.converted import ORIGIN, ConvertedModule, Form, Origin, Scope, load_1d_state
 from convsurgeon.lifting import Candidate
 from convsurgeon.planning import Border, Plan
 from convsurgeon.rules import Deferred
@@ -32,11 +33,32 @@ def _unshaped(meta: dict[str, Any]) -> dict[str, Any]:
 
 def rewrite(model: nn.Module, capture: Capture, plan: Plan, *, copy_weights: bool) -> ConvertedModule:
     """The converted module: `plan` carried out over a clone of `model`, sharing its storage unless `copy_weights`."""
-    tree = clone_module(model, own if copy_weights else share)
+    tree = clone_module(model, own if copy_weights else _sharing(model, capture))
     for node in capture.graph.find_nodes(op="get_attr"):
         _adopt_constant(tree, capture.root, str(node.target))
     tree = _lift_tree(tree, plan)
-    return ConvertedModule.build(tree, _GraphWriter(plan).write(), type(model).__name__, capture.mode, plan.unit_axis)
+    graph = _GraphWriter(plan).write()
+    modes = _own_modes(model)
+    return ConvertedModule.build(tree, graph, type(model).__name__, capture.mode, plan.unit_axis, modes)
+
+
+def _sharing(model: nn.Module, capture: Capture) -> Policy:
+    """Share all storage but that of buffers that running the model writes, as the observed run showed."""
+    observed = dict(capture.root.named_buffers())
+    written = {id(b) for name, b in model.named_buffers() if name in observed and version_of(observed[name]) > 0}
+    return lambda tensor, owner: tensor.dtype if id(tensor) in written else share(tensor, owner)
+
+
+def _own_modes(model: nn.Module) -> dict[bool, dict[str, bool]]:
+    """The submodules that the model's own ``train`` leaves in another mode than it is given, such as frozen norms."""
+    if all(type(module).train in (nn.Module.train, ConvertedModule.train) for module in model.modules()):
+        return {}
+    clone = clone_module(model, share)
+    found = {}
+    for mode in (True, False):
+        clone.train(mode)
+        found[mode] = {name: m.training for name, m in clone.named_modules() if name and m.training is not mode}
+    return found
 
 
 class _GraphWriter:
@@ -101,10 +123,11 @@ class _GraphWriter:
         if leaf not in step.operands:
             return self._forms[leaf, "1d"]
         operand = self._forms[leaf, "2d"]
-        if (node.name, leaf.name) in self._plan.restored:
+        restore = self._plan.restored.get((node.name, leaf.name))
+        if restore is not None:
             layout: dict[str, Any] = {"memory_format": torch.contiguous_format}
-            copied = self._new.call_function(torch.clone, (operand,), layout)
-            operand = self._made(copied, node, step.rule.operator, "2d")
+            restored = self._new.call_method(restore, (operand,), layout if restore == "clone" else {})
+            operand = self._made(restored, node, step.rule.operator, "2d")
         return operand
 
     def _border(self, node: fx.Node, borders: Iterable[Border]) -> None:
@@ -131,7 +154,7 @@ def _adopt_constant(tree: nn.Module, root: nn.Module, target: str) -> None:
     if not hasattr(tree, target) and "." not in target:
         value = fetch(root, target)
         if isinstance(value, torch.Tensor):
-            tree.register_buffer(target, value, persistent=False)
+            tree.register_buffer(target, copied(value), persistent=False)
         else:
             setattr(tree, target, value)
 
@@ -191,15 +214,8 @@ def _scope(tree: nn.Module, replaced: dict[int, nn.Module], touched: set[int]) -
         known[id(module)] = inconsistent
         container = isinstance(module, (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict))
         if inconsistent and id(module) not in replaced and module is not tree and not container:
-            replaced[id(module)] = _as_scope(module)
+            replaced[id(module)] = Scope.of(module)
         return inconsistent
 
     known: dict[int, bool] = {}
     visit(tree)
-
-
-def _as_scope(module: nn.Module) -> Scope:
-    scope = Scope()
-    take_contents(scope, module)
-    scope.original = type(module).__name__
-    return scope

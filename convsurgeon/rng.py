@@ -38,13 +38,23 @@ class RandomState:
             sys.modules["numpy"].random.set_state(self.numpy)
 
     def same_stream(self, other: RandomState) -> bool:
-        """Whether as much was drawn from torch's and Python's streams in both."""
+        """Whether as much was drawn from every stream in both."""
         return (
             torch.equal(self.torch_cpu, other.torch_cpu)
             and len(self.torch_cuda) == len(other.torch_cuda)
             and all(torch.equal(a, b) for a, b in zip(self.torch_cuda, other.torch_cuda, strict=True))
             and self.python == other.python
+            and _same_numpy(self.numpy, other.numpy)
         )
+
+
+def _same_numpy(one: Any, other: Any) -> bool:
+    """Whether two states of NumPy's global stream are the same; one that was only just imported tells nothing."""
+    return (
+        one is None
+        or other is None
+        or all(bool((a == b).all() if hasattr(a, "all") else a == b) for a, b in zip(one, other, strict=True))
+    )
 
 
 @contextmanager

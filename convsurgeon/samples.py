@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,12 +21,14 @@ class Sample:
 
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Sample:
         """The sample with every tensor in it, however deep, replaced by ``change(tensor)``."""
-        args, kwargs = pytree.tree_map_only(torch.Tensor, change, (self.args, dict(self.kwargs)))
+        args, kwargs = pytree.tree_map(lambda leaf: _changed(leaf, change), (self.args, dict(self.kwargs)))
         return Sample(args, kwargs)
 
     def tensors(self) -> list[torch.Tensor]:
         """Every tensor of the call, in order."""
-        return [leaf for leaf in pytree.tree_leaves((self.args, dict(self.kwargs))) if isinstance(leaf, torch.Tensor)]
+        found: list[torch.Tensor] = []
+        self.map(lambda tensor: found.append(tensor) or tensor)  # type: ignore[func-returns-value]
+        return found
 
     def __str__(self) -> str:
         """The call in words, each tensor by shape and dtype."""
@@ -37,6 +41,18 @@ class Sample:
         shown = [", ".join(word(leaf) for leaf in pytree.tree_leaves(arg)) for arg in self.args]
         shown += [f"{k}={', '.join(word(leaf) for leaf in pytree.tree_leaves(v))}" for k, v in self.kwargs.items()]
         return f"({', '.join(shown)})"
+
+
+def _changed(leaf: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    if isinstance(leaf, torch.Tensor):
+        return change(leaf)
+    if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+        result = copy.copy(leaf)
+        for field_ in dataclasses.fields(leaf):
+            value = pytree.tree_map(lambda one: _changed(one, change), getattr(leaf, field_.name))
+            object.__setattr__(result, field_.name, value)
+        return result
+    return leaf
 
 
 def as_samples(sample_inputs: Any) -> tuple[Sample, ...]:

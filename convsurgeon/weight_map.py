@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,9 @@ from torch import nn
 
 from convsurgeon.axis import UnitAxis
 from convsurgeon.errors import CheckpointError
+
+_SHAPED_SLOTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "acc_delta", "sum"}
+"""What torch's optimizers keep in the shape of the parameter."""
 
 _FORMAT, _VERSION = "convsurgeon weight map", 1
 T = TypeVar("T")
@@ -48,7 +52,7 @@ class WeightMap:
     @classmethod
     def of(cls, original: nn.Module, moved: tuple[str, ...], unit_axis: Literal[-2, -1]) -> WeightMap:
         """The map of a model whose tensors under the qualified names `moved` gain the unit axis."""
-        state = original.state_dict(keep_vars=True)
+        state = nn.Module.state_dict(original, keep_vars=True)
         tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
         ids = {id(tensors[name]) for name in moved if name in tensors}
         axis = UnitAxis(unit_axis)
@@ -151,36 +155,41 @@ class _Mover:
 
     def any(self, state: Any) -> Any:
         """What `state` becomes: optimizer and model state are known by their form, anything else passes through."""
+        if isinstance(state, (list, tuple)) and type(state) in (list, tuple):
+            return type(state)(self.any(value) for value in state)
         if not isinstance(state, Mapping):
             return state
         if "param_groups" in state and isinstance(state.get("state"), Mapping):
             return self._optimizer(state)
-        prefix = self._prefix(state)
-        if prefix is None:
+        prefixes = self._prefixes(state)
+        if not prefixes:
             return _like(state, ((key, self.any(value)) for key, value in state.items()))
-        self._check(state, prefix)
-        return _like(state, ((key, self._tensor(key, key.removeprefix(prefix), value)) for key, value in state.items()))
+        ours = {prefix + name: name for prefix in prefixes for name in self._moving}
+        return _like(state, ((k, self._tensor(k, ours[k], v) if k in ours else self.any(v)) for k, v in state.items()))
 
-    def _prefix(self, state: Mapping[Any, Any]) -> str | None:
-        """What stands before our names in this dict, None if it holds none of them."""
-        for name in self._moving:
-            for key, value in state.items():
-                if isinstance(value, torch.Tensor) and isinstance(key, str) and f".{key}".endswith(f".{name}"):
-                    return key.removesuffix(name)
-        return None
+    def _prefixes(self, state: Mapping[Any, Any]) -> list[str]:
+        """What stands before our names in this dict: where all of them do, else where all that move do.
 
-    def _check(self, state: Mapping[str, Any], prefix: str) -> None:
-        missing = [name for name in self._moving if prefix + name not in state]
-        if missing:
+        Raises:
+            CheckpointError: some that move are there, and others aren't.
+        """
+        first = next(iter(self._moving), None)
+        if first is None:
+            return []
+        held = {key for key, value in state.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
+        prefixes = sorted((key.removesuffix(first) for key in held if f".{key}".endswith(f".{first}")), key=len)
+        whole = [p for p in prefixes if all(p + entry.name in held for entry in self._map.entries)]
+        moving = [p for p in prefixes if all(p + name in held for name in self._moving)]
+        if prefixes and not moving:
+            missing = [prefixes[0] + name for name in self._moving if prefixes[0] + name not in held]
             raise CheckpointError(
                 f"{len(missing)} of the {len(self._moving)} entries that move are missing: "
-                f"{', '.join(prefix + name for name in missing[:6])}{', ...' if len(missing) > 6 else ''}"
+                f"{', '.join(missing[:6])}{', ...' if len(missing) > 6 else ''}"
             )
+        return whole or moving[:1]
 
     def _tensor(self, key: str, name: str, value: Any) -> Any:
-        entry = self._moving.get(name)
-        if entry is None or not isinstance(value, torch.Tensor):
-            return value
+        entry = self._moving[name]
         self.found = True
         expected = entry.shape_1d if self._to == "2d" else entry.shape_2d
         if tuple(value.shape) != expected:
@@ -192,19 +201,25 @@ class _Mover:
 
     def _optimizer(self, state: Mapping[str, Any]) -> Any:
         names = dict(self._parameter_names(state["param_groups"]))
-        moved = {index: self._slots(names.get(index), slots) for index, slots in state["state"].items()}
+        moved = {index: self._slots(names.get(index, ""), slots) for index, slots in state["state"].items()}
         self.found = True
         return _like(state, ((key, moved if key == "state" else value) for key, value in state.items()))
 
-    def _slots(self, name: str | None, slots: Any) -> Any:
+    def _slots(self, name: str, slots: Any) -> Any:
         """Per-parameter state: what has the parameter's shape moves with it, step counts and the like don't."""
-        entry = self._moving.get(name or "")
+        entry = next((entry for entry in self._map.entries if entry.name == name), None)
         if entry is None or not isinstance(slots, Mapping):
             return slots
         here = entry.shape_1d if self._to == "2d" else entry.shape_2d
+        for slot in _SHAPED_SLOTS & set(slots):
+            if isinstance(slots[slot], torch.Tensor) and tuple(slots[slot].shape) != here:
+                raise CheckpointError(
+                    f"the optimizer's {slot} for {name!r} has shape {list(slots[slot].shape)}; expected {list(here)}: "
+                    "its parameters are in another order than the model's; build it over model.named_parameters()"
+                )
         return {
-            slot: self._tensor(f"{name}.{slot}", entry.name, value)
-            if isinstance(value, torch.Tensor) and tuple(value.shape) == here
+            slot: self._tensor(f"{name}.{slot}", name, value)
+            if entry.moves and isinstance(value, torch.Tensor) and tuple(value.shape) == here
             else value
             for slot, value in slots.items()
         }
@@ -214,11 +229,11 @@ class _Mover:
         indices = [index for group in groups for index in group["params"]]
         if all("param_names" in group for group in groups):
             names = [name for group in groups for name in group["param_names"]]
-        elif len(indices) == len(self._map.parameters):
+        elif len(groups) == 1 and len(indices) == len(self._map.parameters):
             names = list(self._map.parameters)
         else:
             raise CheckpointError(
-                f"the optimizer holds {len(indices)} parameters and {self._map.model} has "
+                f"the optimizer holds {len(indices)} parameters in {len(groups)} group(s) and {self._map.model} has "
                 f"{len(self._map.parameters)}, so which is which can't be told; build the optimizer over "
                 "model.named_parameters(), so that it saves names"
             )
@@ -227,7 +242,8 @@ class _Mover:
 
 def _like(state: Mapping[Any, Any], items: Iterator[tuple[Any, Any]]) -> Any:
     """A mapping of the same class with these items, and the ``_metadata`` that state_dict() hangs on."""
-    result = type(state)(items) if isinstance(state, dict) else dict(items)
-    if hasattr(state, "_metadata"):
-        result._metadata = state._metadata  # type: ignore[attr-defined]
+    if not isinstance(state, dict):
+        return dict(items)
+    result = copy.copy(state)
+    result.update(items)
     return result

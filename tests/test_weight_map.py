@@ -125,7 +125,7 @@ def test_state_that_has_moved_already_is_refused(conversion: convsurgeon.Convers
 
 def test_an_optimizer_whose_parameters_can_not_be_told_apart(conversion: convsurgeon.Conversion) -> None:
     partly = torch.optim.SGD(Model().conv.parameters(), 0.1)
-    with pytest.raises(CheckpointError, match=r"holds 2 parameters and Model has 8.*named_parameters"):
+    with pytest.raises(CheckpointError, match=r"holds 2 parameters in 1 group\(s\) and Model has 8.*named_parameters"):
         conversion.weight_map.to_2d(partly.state_dict())
 
 

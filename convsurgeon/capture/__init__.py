@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -14,7 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import fx, nn
 
-from convsurgeon.capture.modes import fetch, merge_modes
+from convsurgeon.capture.modes import Trace, difference, follows_mode
+from convsurgeon.capture.state import in_mode, undone, without_global_hooks
 from convsurgeon.capture.tracer import ModelTracer, is_users_file
 from convsurgeon.cloning import clone_module, share_parameters
 from convsurgeon.errors import CaptureError
@@ -59,24 +59,48 @@ def capture_model(model: nn.Module, sample: Sample | None) -> Capture:
     Raises:
         CaptureError: forward can't be traced, or keeps something that a graph doesn't; says where, and what to try.
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise CaptureError(
+            f"{type(model).__name__} is a scripted module, which has no Python to trace\n"
+            "  convert the nn.Module that it was scripted from, and script the result"
+        )
     root = clone_module(model, share_parameters)
     if isinstance(root, fx.GraphModule):
-        return Capture(root, copy.deepcopy(root.graph), "graph")
+        return Capture(root, copy.deepcopy(root.graph), "graph", getattr(root, "captured_mode", None))
     held = _held_arguments(model, sample)
     asked: Literal["train", "eval"] = "train" if model.training else "eval"
     with preserved_random_state() as state:
-        as_it_is = _trace(root, held, state, None)
-        modes = {module.training for module in root.modules()}
-        try:
-            training, evaluation = (
-                as_it_is if modes == {mode} else _trace(root, held, state, mode) for mode in (True, False)
-            )
-        except CaptureError as error:
-            return Capture(root, as_it_is, "trace", asked, str(error).splitlines()[0])
-    difference = merge_modes(root, training, evaluation)
-    if difference is None:
-        return Capture(root, training, "trace")
-    return Capture(root, as_it_is, "trace", asked, difference)
+        trace = _trace(root, held, state, None)
+        reason, asked = _frozen_by(root) or ("", asked)
+        if not reason:
+            reason, trace = _of_both_modes(root, held, state, trace)
+    vars(root).update(trace.constants)
+    return Capture(root, trace.graph, "trace", asked if reason else None, reason)
+
+
+def _of_both_modes(root: nn.Module, held: dict[str, Any], state: RandomState, as_it_is: Trace) -> tuple[str, Trace]:
+    """The graph that follows the mode, or what keeps the graph of the model's own mode from doing so."""
+    flags = {module.training for module in root.modules()}
+    try:
+        training, evaluation = (
+            as_it_is if flags == {mode} else _trace(root, held, state, mode) for mode in (True, False)
+        )
+        if difference(training, evaluation) is None:
+            return "", training
+        flagged = _trace(root, held, state, True, flagged=True)
+    except CaptureError as error:
+        return str(error).splitlines()[0], as_it_is
+    reason = follows_mode(training, evaluation, flagged)
+    return (reason, as_it_is) if reason else ("", flagged)
+
+
+def _frozen_by(root: nn.Module) -> tuple[str, Literal["train", "eval"]] | None:
+    """The converted submodule, if any, whose own graph is frozen to one mode: in words, and the mode."""
+    for name, module in root.named_modules():
+        mode = getattr(module, "captured_mode", None)
+        if mode in ("train", "eval"):
+            return f"{name} was captured in {mode} mode only", mode
+    return None
 
 
 def _held_arguments(model: nn.Module, sample: Sample | None) -> dict[str, Any]:
@@ -102,86 +126,44 @@ def _held_arguments(model: nn.Module, sample: Sample | None) -> dict[str, Any]:
     return held
 
 
-def _trace(root: nn.Module, held: dict[str, Any], state: RandomState, mode: bool | None) -> fx.Graph:
-    tracer = ModelTracer(held)
-    with _in_mode(root, mode), _unchanged_state(root):
-        try:
-            with torch.enable_grad():
-                graph = tracer.trace(root)
-        except Exception as error:  # forward is the user's code and may raise anything: it is reported, with its place
-            raise CaptureError(_explain(root, error)) from error
-    if not RandomState.capture().same_stream(state):
+def _trace(
+    root: nn.Module, held: dict[str, Any], state: RandomState, mode: bool | None, *, flagged: bool = False
+) -> Trace:
+    """One trace in one mode; the modules are left as they were."""
+    with in_mode(root, mode, flagged=flagged), without_global_hooks(), undone(root) as left, torch.enable_grad():
+        graph = _traced(root, held)
+    if left.changed and left.proxies is None:
+        with in_mode(root, mode, flagged=flagged), without_global_hooks(), undone(root) as left, torch.enable_grad():
+            first, again = _traced(root, held), _traced(root, held)
+        if difference(Trace(first, {}), Trace(again, {})) is not None:
+            raise CaptureError(_has_memory(root, "what it computed before"))
+        graph = first
+    if left.proxies is not None:
+        raise CaptureError(_has_memory(root, f"'{left.proxies}'"))
+    if left.drew or not RandomState.capture().same_stream(state):
         state.restore()
         raise CaptureError(
             f"{type(root).__name__}.forward draws random numbers that depend on no input\n"
             "  torch.fx would freeze them into the graph as constants\n"
             "  draw them from an input's shape (torch.randn_like), or pass them in as an argument"
         )
-    return graph
+    return Trace(graph, left.constants)
 
 
-@contextmanager
-def _in_mode(root: nn.Module, mode: bool | None) -> Iterator[None]:
-    flags = [(module, module.training) for module in root.modules()]
-    for module, _ in flags if mode is not None else ():
-        object.__setattr__(module, "training", mode)
+def _traced(root: nn.Module, held: dict[str, Any]) -> fx.Graph:
     try:
-        yield
-    finally:
-        for module, flag in flags:
-            object.__setattr__(module, "training", flag)
+        return ModelTracer(held).trace(root)
+    except Exception as error:  # forward is the user's code and may raise anything: it is reported, with its place
+        raise CaptureError(_explain(root, error)) from error
 
 
-@contextmanager
-def _unchanged_state(root: nn.Module) -> Iterator[None]:
-    """Undo, and refuse, what forward leaves behind in its modules: a graph has no memory from call to call."""
-    modules = list(root.named_modules())
-    before = [(vars(m).copy(), m._buffers.copy(), m._parameters.copy()) for _, m in modules]
-    versions = [(name, t, t._version) for name, t in _tensors(root)]
-    found = None
-    try:
-        yield
-        for (name, module), (attributes, _, _) in zip(modules, before, strict=True):
-            computed = {getattr(hook, "name", None) for hook in module._forward_pre_hooks.values()}
-            for key, value in vars(module).items():
-                changed = key not in attributes or attributes[key] is not value
-                if changed and _holds_proxy(value) and key not in computed:
-                    found = (name, key)
-        for name, tensor, version in versions:
-            if tensor._version != version:
-                found = (name, "its values")
-    finally:
-        for (_, module), (attributes, buffers, parameters) in zip(modules, before, strict=True):
-            traced = {k: v for k, v in vars(module).items() if k.startswith("_") and k not in attributes}
-            vars(module).clear()
-            vars(module).update(attributes)
-            vars(module).update({k: v for k, v in traced.items() if isinstance(v, torch.Tensor)})
-            module._buffers.clear()
-            module._buffers.update(buffers)
-            module._parameters.clear()
-            module._parameters.update(parameters)
-    if found:
-        raise CaptureError(
-            f"{type(root).__name__} keeps a value from one call to the next: "
-            f"'{found[0]}' changes {found[1]!r} in forward\n"
-            "  a traced graph has no such memory, and would compute something else from the second call on\n"
-            "  pass the value in and out as an argument, keep it in a buffer that is written in place from inputs, or "
-            "convert the submodules that keep nothing"
-        )
-
-
-def _tensors(root: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    for name, module in root.named_modules():
-        for held in (vars(module), module._parameters, module._buffers):
-            for value in held.values():
-                if isinstance(value, torch.Tensor):
-                    yield name, value
-
-
-def _holds_proxy(value: Any) -> bool:
-    found = []
-    fx.node.map_aggregate(value, lambda leaf: found.append(leaf) if isinstance(leaf, fx.Proxy) else None)
-    return bool(found)
+def _has_memory(root: nn.Module, what: str) -> str:
+    return (
+        f"{type(root).__name__} keeps {what} from one call to the next\n"
+        "  a traced graph has no such memory, and would compute something else from the second call on\n"
+        "  pass the value in and out as an argument, keep it in a buffer that is written in place from inputs, or "
+        "convert the submodules that keep nothing"
+    )
 
 
 def where_in_user_code(error: BaseException) -> str:
@@ -212,3 +194,11 @@ def inlined_paths(root: nn.Module, graph: fx.Graph) -> set[str]:
     called = {str(node.target) for node in graph.find_nodes(op="call_module")}
     known = {name for name, _ in root.named_modules(remove_duplicate=False)}
     return (paths - called - {""}) & known
+
+
+def fetch(root: nn.Module, target: str) -> Any:
+    """What a ``get_attr`` node with this target reads."""
+    value: Any = root
+    for atom in target.split("."):
+        value = getattr(value, atom)
+    return value

@@ -2,92 +2,113 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import fx
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A traced graph, and the tensors that it reads but no module holds, by the names it reads them under."""
+
+    graph: fx.Graph
+    constants: Mapping[str, torch.Tensor]
 
 
 class _Flag:
     """Stands for an argument that is True in the training graph and False in the evaluation graph."""
 
 
-def merge_modes(root: nn.Module, training: fx.Graph, evaluation: fx.Graph) -> str | None:
-    """Turn `training` into the graph of both modes, in place.
+class _DiffersError(Exception):
+    """Two graphs differ by more than the mode; says how."""
 
-    Where the graphs differ only in arguments that follow the mode (``F.dropout(x, p, self.training)``), those become a
-    read of the calling module's own ``training`` attribute, so that ``train()``, ``eval()`` and modules frozen one by
-    one work as in the model.
+
+def difference(one: Trace, other: Trace) -> str | None:
+    """How two traces differ, in words; None if they are the same graph."""
+    try:
+        flagged = _flagged(one, other)
+    except _DiffersError as error:
+        return str(error)
+    return f"an argument of {next(iter(flagged)).name} follows the mode" if flagged else None
+
+
+def follows_mode(training: Trace, evaluation: Trace, flagged: Trace) -> str | None:
+    """Whether `flagged`, traced with ``module.training`` as nodes, is the graph of both modes.
+
+    It is where the two graphs differ only in arguments that are True in training and False in evaluation, and each of
+    these came straight from a module's own flag (``F.dropout(x, p, self.training)``).
 
     Returns:
-        None if that was all; else what differs, and `training` is left as it was.
+        None if it is; else what differs, in words.
     """
-    pairs = list(zip(training.nodes, evaluation.nodes, strict=False))
-    if len(training.nodes) != len(evaluation.nodes):
-        return f"{len(training.nodes)} operations in training mode, {len(evaluation.nodes)} in evaluation mode"
-    same: dict[fx.Node, fx.Node] = {}
-    flagged: dict[fx.Node, tuple[Any, Any]] = {}
-    for ours, theirs in pairs:
-        if ours.op != theirs.op or not _same_target(root, ours, theirs):
-            return f"{ours.name} ({ours.target}) in training mode is {theirs.name} ({theirs.target}) in evaluation mode"
-        try:
-            arguments = _merge((ours.args, ours.kwargs), (theirs.args, theirs.kwargs), same)
-        except _DiffersError as difference:
-            return f"an argument of {ours.name} is {difference}"
-        if arguments != (ours.args, ours.kwargs):
-            flagged[ours] = arguments
-        same[theirs] = ours
-    for node, (args, kwargs) in flagged.items():
-        with training.inserting_before(node):
-            flag = training.create_node("get_attr", _training_attribute(node))
-        node.args = fx.node.map_aggregate(args, functools.partial(_resolve, flag))
-        node.kwargs = fx.node.map_aggregate(kwargs, functools.partial(_resolve, flag))
+    try:
+        expected = _flagged(training, evaluation)
+        nodes = [node for node in flagged.graph.nodes if not is_flag(node)]
+        if len(nodes) != len(training.graph.nodes):
+            raise _DiffersError("forward does something else where its mode is asked for by identity")
+        same: dict[fx.Node, fx.Node] = {}
+        for ours, theirs in zip(training.graph.nodes, nodes, strict=True):
+            _require_same_target(training, ours, flagged, theirs)
+            arguments = expected.get(ours, (ours.args, ours.kwargs))
+            _merge(arguments, (theirs.args, theirs.kwargs), same, ours)
+            same[theirs] = ours
+    except _DiffersError as error:
+        return str(error)
     return None
 
 
-def _resolve(flag: fx.Node, argument: Any) -> Any:
-    return flag if isinstance(argument, _Flag) else argument
+def is_flag(node: fx.Node) -> bool:
+    """Whether the node reads a module's ``training`` attribute."""
+    return node.op == "get_attr" and str(node.target).rpartition(".")[2] == "training"
 
 
-class _DiffersError(Exception):
-    """Two arguments differ by more than the mode."""
+def _flagged(training: Trace, evaluation: Trace) -> dict[fx.Node, tuple[Any, Any]]:
+    """The training graph's nodes with an argument that follows the mode, and their arguments with `_Flag` there."""
+    found: dict[fx.Node, tuple[Any, Any]] = {}
+    same: dict[fx.Node, fx.Node] = {}
+    if len(training.graph.nodes) != len(evaluation.graph.nodes):
+        counts = len(training.graph.nodes), len(evaluation.graph.nodes)
+        raise _DiffersError(f"{counts[0]} operations in training mode, {counts[1]} in evaluation mode")
+    for ours, theirs in zip(training.graph.nodes, evaluation.graph.nodes, strict=True):
+        _require_same_target(training, ours, evaluation, theirs)
+        arguments = _merge((ours.args, ours.kwargs), (theirs.args, theirs.kwargs), same, ours)
+        if arguments != (ours.args, ours.kwargs):
+            found[ours] = arguments
+        same[theirs] = ours
+    return found
 
 
-def _merge(ours: Any, theirs: Any, same: dict[fx.Node, fx.Node]) -> Any:
+def _merge(ours: Any, theirs: Any, same: Mapping[fx.Node, fx.Node], node: fx.Node) -> Any:
     if isinstance(ours, fx.Node):
         if same.get(theirs) is ours:
             return ours
+    elif isinstance(ours, _Flag):
+        if isinstance(theirs, fx.Node) and is_flag(theirs):
+            return ours
     elif isinstance(ours, (tuple, list)) and type(ours) is type(theirs) and len(ours) == len(theirs):
-        merged = [_merge(a, b, same) for a, b in zip(ours, theirs, strict=True)]
+        merged = [_merge(a, b, same, node) for a, b in zip(ours, theirs, strict=True)]
         return tuple(merged) if isinstance(ours, tuple) else merged
     elif isinstance(ours, dict) and isinstance(theirs, dict) and list(ours) == list(theirs):
-        return {k: _merge(v, theirs[k], same) for k, v in ours.items()}
+        return {k: _merge(v, theirs[k], same, node) for k, v in ours.items()}
     elif ours is True and theirs is False:
         return _Flag()
-    elif type(ours) is type(theirs) and ours == theirs:
+    elif type(ours) is type(theirs) and (ours == theirs or ours != ours):
         return ours
-    raise _DiffersError(f"{ours!r} in training mode, {theirs!r} in evaluation mode")
+    raise _DiffersError(f"an argument of {node.name} is {ours!r} in training mode, {theirs!r} in evaluation mode")
 
 
-def _same_target(root: nn.Module, ours: fx.Node, theirs: fx.Node) -> bool:
-    if ours.target == theirs.target or ours.op in ("placeholder", "output"):
-        return True
-    if ours.op != "get_attr":
-        return False
-    a, b = fetch(root, str(ours.target)), fetch(root, str(theirs.target))
-    return isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+def _require_same_target(one: Trace, ours: fx.Node, other: Trace, theirs: fx.Node) -> None:
+    same = ours.op == theirs.op and (ours.target == theirs.target or ours.op in ("placeholder", "output"))
+    if same and ours.op == "get_attr" and ours.target in one.constants and theirs.target in other.constants:
+        same = _equal(one.constants[str(ours.target)], other.constants[str(theirs.target)])
+    if not same:
+        raise _DiffersError(
+            f"{ours.name} ({ours.target}) in training mode is {theirs.name} ({theirs.target}) in evaluation mode"
+        )
 
 
-def _training_attribute(node: fx.Node) -> str:
-    stack = node.meta.get("nn_module_stack")
-    path = next(reversed(stack.values()))[0] if stack else ""
-    return f"{path}.training" if path else "training"
-
-
-def fetch(root: nn.Module, target: str) -> Any:
-    """What a ``get_attr`` node with this target reads."""
-    value: Any = root
-    for atom in target.split("."):
-        value = getattr(value, atom)
-    return value
+def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and bool(((a == b) | ((a != a) & (b != b))).all())

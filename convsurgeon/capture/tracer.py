@@ -8,13 +8,16 @@ import linecache
 import os
 import sys
 import sysconfig
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 from torch import fx, nn
+
+from convsurgeon.capture.state import ModeFlag
 
 _LIBRARIES = tuple(
     f"{Path(folder)}{os.sep}"
@@ -55,8 +58,9 @@ def hold(value: Any, expected: Any, name: str) -> None:
     Raises:
         ValueError: `value` is not the `expected` one.
     """
-    same = value is expected if expected is None or isinstance(value, torch.Tensor) else value == expected
-    if not same:
+    if value is expected or (isinstance(value, float) and value != value and expected != expected):
+        return
+    if expected is None or isinstance(value, torch.Tensor) or value != expected:
         raise ValueError(
             f"argument '{name}' was {expected!r} when the model was captured, and the graph holds it at that; "
             "convert the model again with a sample that gives it"
@@ -77,6 +81,7 @@ class ModelTracer(fx.Tracer):
         self._held = held
         self._names: dict[int, str] = {}
         self._grad_enabled = True
+        self._autocast = _autocast()
         self._callers_grad: fx.Node | None = None
         self.frames: dict[fx.Node, tuple[tuple[str, int, str], ...]] = {}
 
@@ -84,7 +89,8 @@ class ModelTracer(fx.Tracer):
         assert isinstance(root, nn.Module)
         self._names = {id(p): name for name, p in (*root.named_parameters(), *root.named_buffers())}
         self._grad_enabled = torch.is_grad_enabled()
-        graph = super().trace(root, concrete_args)
+        with _without_autograd_functions():
+            graph = super().trace(root, concrete_args)
         for node, frames in self.frames.items():
             node.stack_trace = "\n".join(
                 f'  File "{file}", line {line}, in {name}\n    {linecache.getline(file, line).strip()}'
@@ -93,7 +99,9 @@ class ModelTracer(fx.Tracer):
         return graph
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, torch.jit.ScriptModule) or (computes_as_its_layer(m) and not _is_weight_normed(m))
+        if isinstance(m, torch.jit.ScriptModule) or (has_hooks(m) and m is not self.root):
+            return not _is_weight_normed(m)
+        return computes_as_its_layer(m) and not _is_weight_normed(m)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
         name = self._names.get(id(attr_val)) if isinstance(attr_val, torch.Tensor) else None
@@ -108,7 +116,7 @@ class ModelTracer(fx.Tracer):
     def create_node(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         if kind.startswith(("call", "output")) and torch.is_grad_enabled() is not self._grad_enabled:
             self._follow_grad_mode(torch.is_grad_enabled())
-        if torch.is_autocast_enabled() or torch.is_autocast_enabled("cpu"):
+        if _autocast() != self._autocast:
             raise RuntimeError("forward runs under torch.autocast, which a traced graph doesn't keep")
         node = super().create_node(kind, target, *args, **kwargs)
         if kind.startswith("call"):
@@ -124,12 +132,40 @@ class ModelTracer(fx.Tracer):
             self._callers_grad = self.create_node("call_function", torch.is_grad_enabled, (), {})
             self.create_node("call_function", torch._C._set_grad_enabled, (False,), {})
 
+    def create_arg(self, a: Any) -> Any:
+        if isinstance(a, ModeFlag):
+            return self.create_node("get_attr", f"{a.path}.training".removeprefix("."), (), {})
+        return super().create_arg(a)
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        # Not through concrete_args, which would flatten every input and output as soon as one of these is a container.
+        function, args = super().create_args_for_root(root_fn, is_module, None)
+        return function, [self._hold(arg) for arg in args]
+
+    def _hold(self, arg: Any) -> Any:
+        """The argument itself, or the value that it is held at."""
+        if not isinstance(arg, fx.Proxy) or arg.node.target not in self._held:
+            return arg
+        name = str(arg.node.target)
+        value = self._held[name]
+        self.create_proxy("call_function", hold, (arg, value if _is_plain(value) else None, name), {})
+        return value
+
     def _proxy_placeholder(self, name: str, concrete_args: Any, sig: inspect.Signature, fn_for_analysis: Any) -> Any:
-        proxy = super()._proxy_placeholder(name, None, sig, fn_for_analysis)
-        if name not in self._held:
-            return proxy
-        self.create_proxy("call_function", hold, (proxy, self._held[name], name), {})
-        return self._held[name]
+        parameter = sig.parameters[name.lstrip("*")]
+        if name.startswith("*") or parameter.default is parameter.empty:
+            return super()._proxy_placeholder(name, None, sig, fn_for_analysis)
+        followed = list(sig.parameters.values())[list(sig.parameters).index(name) + 1 :]
+        required = any(p.default is p.empty and p.kind is p.KEYWORD_ONLY for p in followed)
+        default = parameter.default if _is_plain(parameter.default) else None
+        return self.create_proxy("placeholder", name, () if required else (default,), {})
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a default or a held argument can be written into a graph."""
+    if isinstance(value, (tuple, list)):
+        return type(value) in (tuple, list) and all(map(_is_plain, value))
+    return isinstance(value, (bool, int, float, complex, str, type(None), torch.dtype, torch.device))
 
 
 def computes_as_its_layer(module: nn.Module) -> bool:
@@ -150,6 +186,36 @@ def _class_computes_as_its_layer(kind: Any) -> bool:
             continue
         own.update(set(vars(cls)) - _OVERRIDABLE)
     return kind.__module__.startswith("torch.nn") and not issubclass(kind, fx.GraphModule)
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something is called with this module's inputs, outputs or their gradients."""
+    return any(vars(module).get(hooks) for hooks in _HOOKS)
+
+
+def _autocast() -> tuple[bool, bool]:
+    return torch.is_autocast_enabled(), torch.is_autocast_enabled("cpu")
+
+
+@contextmanager
+def _without_autograd_functions() -> Iterator[None]:
+    """Inside, a ``torch.autograd.Function`` refuses to be traced: its forward alone would lose its backward."""
+    applied = torch.autograd.Function.__dict__["apply"]
+
+    def refuse(cls: type, *args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(arg, fx.Proxy) for arg in (*args, *kwargs.values())):
+            raise RuntimeError(f"{cls.__name__} is a torch.autograd.Function, whose backward a traced graph would lose")
+        return applied.__get__(None, cls)(*args, **kwargs)
+
+    function: Any = torch.autograd.Function
+    function.apply = classmethod(refuse)
+    try:
+        yield
+    finally:
+        function.apply = applied
 
 
 def _is_weight_normed(module: nn.Module) -> bool:

@@ -50,10 +50,12 @@ class Ownership:
         return tuple(f"{owner.path}.{owner.name}".removeprefix(".") for owner in owners)
 
     def pinned_by(self, tensor: torch.Tensor, lifted: set[int]) -> str | None:
-        """The module that computes with `tensor` as it is, apart from the graph and the `lifted` modules; or None."""
+        """Why `tensor` can't change its shape, in words, given the modules that are `lifted`; None if it can."""
+        if tensor._backward_hooks:
+            return "has a gradient hook, which would see another shape"
         for owner in self._owners.get(id(tensor), ()):
             if id(owner.module) in lifted or id(owner.module) in self._inlined or owner.path == "":
                 continue
             if owner.path in self._called or computes_as_its_layer(owner.module):
-                return owner.path
+                return f"is also that of {owner.path}, which stays 1-D"
         return None

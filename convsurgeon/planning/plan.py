@@ -27,10 +27,10 @@ class CaptureNote:
 
 @dataclass(frozen=True, slots=True)
 class LiftedOperator:
-    """An operator that runs in 2-D."""
+    """An operator that runs in 2-D: its node, the module that it is or whose forward calls it, what it was and is."""
 
+    node: str
     name: str
-    module: str
     operator: str
     becomes: str
     rule: str
@@ -58,15 +58,18 @@ class Border:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """An operator that stays 1-D: its qualified name, what it is, why, and the user's line ("" where unknown)."""
+    """An operator that stays 1-D: likewise, with the reason and the user's line ("" where unknown)."""
 
+    node: str
     name: str
     operator: str
     reason: str
     source: str
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.operator}): {self.reason}" + (f" [{self.source}]" if self.source else "")
+        return f"{self.name or self.node} ({self.operator}): {self.reason}" + (
+            f" [{self.source}]" if self.source else ""
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,8 @@ class Plan:
 
     `moved` names the state_dict entries (and other tensors) that gain the unit axis. `steps` holds, by node name, how
     each lifted node is rewritten, `two_d` the values that are held in 2-D, and `restored` the operands (node, operand)
-    that are copied to contiguous strides, as the 1-D operator does within.
+    that are brought to contiguous strides, as the 1-D operator does within, and by which method: "contiguous" or
+    "clone".
     """
 
     capture: CaptureNote
@@ -88,7 +92,7 @@ class Plan:
     graph: fx.Graph = field(repr=False, compare=False)
     steps: Mapping[str, Candidate] = field(repr=False, compare=False)
     two_d: frozenset[str] = field(repr=False, compare=False)
-    restored: frozenset[tuple[str, str]] = field(repr=False, compare=False)
+    restored: Mapping[tuple[str, str], str] = field(repr=False, compare=False)
 
     @property
     def axis(self) -> UnitAxis:

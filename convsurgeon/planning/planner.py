@@ -17,7 +17,7 @@ from convsurgeon.planning.selection import Selection
 from convsurgeon.planning.strides import restored_operands
 from convsurgeon.planning.values import Forms, Survey, ValueGraph
 from convsurgeon.rules import Refusal
-from convsurgeon.spellings import operator_name
+from convsurgeon.spellings import module_of, operator_name
 
 
 def make_plan(
@@ -51,7 +51,7 @@ def make_plan(
         graph=capture.graph,
         steps=steps,
         two_d=frozenset(node.name for node in forms.two_d),
-        restored=frozenset(restored_operands(steps, capture.graph, facts, axis)),
+        restored=dict(restored_operands(survey.candidates, forms.lifted, capture.graph, facts, axis)),
     )
 
 
@@ -67,8 +67,8 @@ def _survey(capture: Capture, facts: Facts | None, axis: UnitAxis, selection: Se
             continue
         survey.candidates[node] = candidate
         reason = selection.refuses(node, convolution=candidate.rule.must)
-        if reason is None and node in resized:
-            reason = "an in-place operator changes the shape of its result"
+        if reason is None and (node in resized or not resized.isdisjoint(node.all_input_nodes)):
+            reason = "an in-place operator changes the shape of its result, or of what it takes"
         if reason is not None:
             survey.refuse(node, reason)
     return survey
@@ -76,32 +76,24 @@ def _survey(capture: Capture, facts: Facts | None, axis: UnitAxis, selection: Se
 
 def _refuse_pinned(survey: Survey, ownership: Ownership, capture: Capture) -> None:
     """Keep a module 1-D whose weight is also the weight of one that stays; which may keep others, in turn."""
-    calls: dict[str, list[fx.Node]] = {}
+    calls: dict[int, list[fx.Node]] = {}
     for node in capture.graph.find_nodes(op="call_module"):
-        calls.setdefault(str(node.target), []).append(node)
+        calls.setdefault(id(capture.modules[str(node.target)]), []).append(node)
     while True:
-        lifted = {
-            id(capture.modules[path])
-            for path, nodes in calls.items()
-            if all(node in survey.candidates for node in nodes)
-        }
+        lifted = {key for key, nodes in calls.items() if all(node in survey.candidates for node in nodes)}
         refused = [
-            (node, path)
-            for path, nodes in calls.items()
+            (node, f"another call of {node.target} stays 1-D: {next(filter(None, map(survey.refusals.get, nodes)))}")
+            for key, nodes in calls.items()
             for node in nodes
-            if node in survey.candidates
-            and survey.candidates[node].replaces_module
-            and id(capture.modules[path]) not in lifted
+            if key not in lifted and node in survey.candidates and survey.candidates[node].replaces_module
         ]
-        for node, path in refused:
-            other = next(one for one in calls[path] if one not in survey.candidates)
-            survey.refuse(node, f"another call of {path} stays 1-D: {survey.refusals[other]}")
-        for node, candidate in list(survey.candidates.items()):
+        for node, candidate in survey.candidates.items():
             for name in candidate.state:
                 holder = ownership.pinned_by(ownership.tensor(name), lifted)
-                if holder is not None and node in survey.candidates:
-                    survey.refuse(node, f"its {name.rpartition('.')[2]} is also that of {holder}, which stays 1-D")
-                    refused.append((node, name))
+                if holder is not None:
+                    refused.append((node, f"its {name.rpartition('.')[2]} {holder}"))
+        for node, reason in refused:
+            survey.refuse(node, reason)
         if not refused:
             return
 
@@ -109,7 +101,7 @@ def _refuse_pinned(survey: Survey, ownership: Ownership, capture: Capture) -> No
 def _lifted(node: fx.Node, candidate: Candidate, capture: Capture) -> LiftedOperator:
     name = operator_name(node, capture.modules)
     becomes = name if candidate.spelling is None else candidate.spelling.lifted_name or name
-    return LiftedOperator(node.name, _module_of(node), name, becomes, candidate.rule.operator)
+    return LiftedOperator(node.name, module_of(node), name, becomes, candidate.rule.operator)
 
 
 def _kept(
@@ -127,16 +119,8 @@ def _kept(
             for one in (node, *node.all_input_nodes)
         )
         if touches and (regions or "conv" in operator.lower()):
-            kept.append(Kept(_module_of(node) or node.name, operator, reason, _source(node)))
+            kept.append(Kept(node.name, module_of(node), operator, reason, _source(node)))
     return kept
-
-
-def _module_of(node: fx.Node) -> str:
-    """The qualified name of the called module, or of the one whose forward calls."""
-    if node.op == "call_module":
-        return str(node.target)
-    stack = node.meta.get("nn_module_stack")
-    return str(next(reversed(stack.values()))[0]) if stack else ""
 
 
 def _source(node: fx.Node) -> str:

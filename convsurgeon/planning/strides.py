@@ -12,21 +12,44 @@ from convsurgeon.observe import Facts, Value
 
 
 def restored_operands(
-    steps: Mapping[str, Candidate], graph: fx.Graph, facts: Facts | None, axis: UnitAxis
-) -> Iterator[tuple[str, str]]:
-    """(node, operand) where the 1-D operator would return contiguous strides and the 2-D one channels_last."""
+    candidates: Mapping[fx.Node, Candidate],
+    lifted: set[fx.Node],
+    graph: fx.Graph,
+    facts: Facts | None,
+    axis: UnitAxis,
+) -> Iterator[tuple[tuple[str, str], str]]:
+    """((node, operand), method) where the 1-D operator returns contiguous strides and the 2-D one might channels_last.
+
+    "contiguous" copies only if a call's operand needs it; it stands wherever the operand's layout is not settled by the
+    graph, but by what the caller passes in. "clone" copies always, where a value counts as contiguous and would be
+    taken for channels_last all the same.
+    """
+    settled = _settled(candidates, graph, facts)
     for node in graph.nodes:
-        step = steps.get(node.name)
-        if step is None or not step.rule.contiguous or not _is_contiguous(node, facts):
+        if node not in lifted or not candidates[node].rule.contiguous or not _is_contiguous(node, facts):
             continue
-        for operand in step.operands:
-            if facts is None:
-                unsure = operand.op in ("call_method", "call_function")
-            else:
-                value = facts[operand].value
-                unsure = value is not None and not (value.is_contiguous and _stays_contiguous(value, axis))
-            if unsure:
-                yield node.name, operand.name
+        for operand in candidates[node].operands:
+            value = None if facts is None else facts[operand].value
+            if value is not None and not (value.is_contiguous and _stays_contiguous(value, axis)):
+                yield (node.name, operand.name), "clone"
+            elif operand not in settled:
+                yield (node.name, operand.name), "contiguous"
+
+
+def _settled(candidates: Mapping[fx.Node, Candidate], graph: fx.Graph, facts: Facts | None) -> set[fx.Node]:
+    """The values that are contiguous whatever the caller passes in."""
+    settled: set[fx.Node] = set()
+    for node in graph.nodes:
+        candidate = candidates.get(node)
+        if node.op == "get_attr":
+            known = facts is None or _is_contiguous(node, facts)
+        elif candidate is None:
+            known = False
+        else:
+            known = candidate.rule.contiguous or all(operand in settled for operand in candidate.operands)
+        if known:
+            settled.add(node)
+    return settled
 
 
 def _is_contiguous(node: fx.Node, facts: Facts | None) -> bool:

@@ -45,6 +45,7 @@ class ValueGraph:
         self, capture: Capture, facts: Facts | None, axis: UnitAxis, survey: Survey, ownership: Ownership
     ) -> None:
         self._graph = capture.graph
+        self._modules = capture.modules
         self._facts = facts
         self._axis = axis
         self._candidates = survey.candidates
@@ -107,8 +108,10 @@ class ValueGraph:
         """Calls of one module that is replaced: converted once, it serves them all."""
         first: dict[Any, fx.Node] = {}
         for node, candidate in self._candidates.items():
-            if candidate.replaces_module and first.setdefault(node.target, node) is not node:
-                yield first[node.target], node
+            if candidate.replaces_module:
+                called = id(self._modules[str(node.target)])
+                if first.setdefault(called, node) is not node:
+                    yield first[called], node
 
     def _given_form(self, node: fx.Node) -> bool | None:
         candidate = self._candidates.get(node)

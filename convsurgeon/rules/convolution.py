@@ -45,5 +45,5 @@ def _output_size(size: Any, axis: UnitAxis) -> Any:
     if size is None:
         return None
     if isinstance(size, (tuple, list)):
-        return list(axis.lifted_size(size))
+        return lifted_size(size, axis.position)
     return Deferred(lifted_size, (size, axis.position))

@@ -10,6 +10,8 @@ from convsurgeon.rules.base import Arguments, Lifted, Refusal, rule
 @rule("cat", lifts=("tensors",), contiguous=True)
 def lift_cat(join: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     """``cat(xs, dim)`` is ``cat`` of the 2-D forms along where `dim` then stands."""
+    if join.out is not None:
+        return Refusal("it writes to an out= argument")
     values = join.tensors
     if not isinstance(values, (tuple, list)) or not all(isinstance(value, Value) for value in values):
         return Refusal("what it joins is not a plain list of observed tensors")

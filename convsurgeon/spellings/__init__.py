@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 from torch import fx
 
 from convsurgeon.capture import Modules
+from convsurgeon.capture.tracer import has_hooks
 from convsurgeon.rules.base import Refusal
 from convsurgeon.spellings.base import Call, Spelling, State, respell
 from convsurgeon.spellings.functions import FUNCTIONS, METHODS
-from convsurgeon.spellings.modules import MODULES, ModuleSpelling, has_hooks, module_spelling
+from convsurgeon.spellings.modules import MODULES, ModuleSpelling, module_spelling
 
 __all__ = [
     "FUNCTIONS",
@@ -22,6 +24,7 @@ __all__ = [
     "State",
     "has_state",
     "is_torchs_own",
+    "module_of",
     "operator_name",
     "read",
     "respell",
@@ -57,6 +60,14 @@ def operator_name(node: fx.Node, modules: Modules) -> str:
     return str(getattr(node.target, "__name__", node.target))
 
 
+def module_of(node: fx.Node) -> str:
+    """The qualified name of the called module, or of the one whose forward calls; "" is the model itself."""
+    if node.op == "call_module":
+        return str(node.target)
+    stack = node.meta.get("nn_module_stack")
+    return str(next(reversed(stack.values()))[0]) if stack else ""
+
+
 def is_torchs_own(node: fx.Node) -> bool:
     """Whether the node calls torch itself, so that what it dispatched to on one sample is what it always does.
 
@@ -64,7 +75,11 @@ def is_torchs_own(node: fx.Node) -> bool:
     """
     if node.op != "call_function":
         return True
-    home = getattr(node.target, "__module__", None) or "torch"
+    if node.target is operator.getitem:
+        return False  # a slice that covers the sample is a view of everything, and on another length it isn't
+    home = getattr(node.target, "__module__", None)
+    if home is None:  # torch's own functions in C++ have none, but belong to a class or module of torch's
+        home = getattr(getattr(node.target, "__self__", None), "__module__", None) or "torch"
     return home.split(".")[0] in ("torch", "_operator", "math", "builtins")
 
 

@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Modules
-from convsurgeon.capture.tracer import computes_as_its_layer
+from convsurgeon.capture.tracer import computes_as_its_layer, has_hooks
 from convsurgeon.converted import take_contents
 from convsurgeon.observe import Value
 from convsurgeon.rules.base import Refusal
@@ -26,9 +26,6 @@ def _signature_of_calls(layer: Any) -> inspect.Signature:
     """How the arguments of a call bind: the layer's forward, without self."""
     unbound = inspect.signature(layer.forward)
     return unbound.replace(parameters=list(unbound.parameters.values())[1:])
-
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +108,3 @@ def module_spelling(module: nn.Module) -> ModuleSpelling | Refusal | None:
     if any(name not in module._parameters for name in row.tensors):
         return Refusal(f"its parameters are computed ({name}), and it is called as a whole")
     return row
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether something is called with this module's inputs, outputs or their gradients."""
-    return any(vars(module).get(hooks) for hooks in _HOOKS)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
-from convsurgeon.capture import Capture
+from convsurgeon.capture import Capture, where_in_user_code
 from convsurgeon.cloning import clone_module, share_parameters
 from convsurgeon.converted import ConvertedModule
+from convsurgeon.errors import UnsupportedError
 from convsurgeon.rng import RandomState, preserved_random_state
 from convsurgeon.samples import Sample, as_samples
-from convsurgeon.verification.judge import judge
+from convsurgeon.verification.judge import judge, judge_in_float64, raised
 from convsurgeon.verification.locate import first_divergence
 from convsurgeon.verification.outcome import Outcome, run
 from convsurgeon.verification.referee import in_float64, widened, widened_sample
 from convsurgeon.verification.result import Comparison, Divergence, Tolerance, Verification
 
-__all__ = ["Comparison", "Divergence", "Tolerance", "Verification", "verify", "verify_samples"]
+__all__ = ["Comparison", "Divergence", "Tolerance", "Verification", "require_runs", "verify", "verify_samples"]
 
 
 def verify(
@@ -67,13 +69,12 @@ def verify_samples(
     """`verify` for samples in their one form; with the candidate's `capture`, a difference is traced to its node."""
     comparisons: list[Comparison] = []
     reason = "a tolerance was given" if tolerance is not None else ""
-    with preserved_random_state() as state:
+    with preserved_random_state() as state, torch.inference_mode(False):
         for i, sample in enumerate(samples):
-            ours = run(_prepared(reference, train), sample, state, gradients=gradients)
-            theirs = run(_prepared(candidate, train), sample, state, gradients=gradients)
+            ours = _reference(reference, sample, state, gradients, train)
             truth, why = (None, reason) if reason else _truth(reference, sample, state, ours, gradients, train)
             reason = reason or why
-            found = judge(i, ours, theirs, truth, tolerance)
+            found = _judged(i, candidate, sample, state, ours, truth, tolerance, gradients=gradients, train=train)
             comparisons += found
             if not all(one.passed for one in found):
                 break
@@ -88,6 +89,64 @@ def verify_samples(
         tuple(str(sample) for sample in samples),
         tuple(comparisons),
         divergence,
+    )
+
+
+def _judged(
+    index: int,
+    candidate: nn.Module,
+    sample: Sample,
+    state: RandomState,
+    ours: Outcome,
+    truth: Outcome | None,
+    tolerance: Tolerance | None,
+    *,
+    gradients: bool,
+    train: bool,
+) -> list[Comparison]:
+    """The candidate's run in its own dtype, against both; and in float64, where nothing can hide behind rounding."""
+    try:
+        theirs = run(_prepared(candidate, train), sample, state, gradients=gradients)
+        found = judge(index, ours, theirs, truth, tolerance)
+        if truth is not None:
+            wide = widened(candidate)
+            with in_float64():
+                exact = run(wide.train() if train else wide, widened_sample(sample), state, gradients=gradients)
+            found += judge_in_float64(index, truth, exact, ours.narrowest)
+    except UnsupportedError:
+        raise
+    except Exception as error:  # a candidate that fails where the reference doesn't is different, whatever it raises
+        return [raised(index, error)]
+    return found
+
+
+def _reference(reference: nn.Module, sample: Sample, state: RandomState, gradients: bool, train: bool) -> Outcome:
+    try:
+        return run(_prepared(reference, train), sample, state, gradients=gradients)
+    except UnsupportedError:
+        raise
+    except Exception as error:  # whatever the user's model raises is the message
+        raise ValueError(_cannot_run(reference, sample, error)) from error
+
+
+def require_runs(model: nn.Module, sample: Sample) -> None:
+    """Raise if the model can't run on the sample.
+
+    Raises:
+        ValueError: with the model's own error, and the user's line that raised it.
+    """
+    with preserved_random_state() as state:
+        _reference(model, sample, state, gradients=False, train=False)
+
+
+def _cannot_run(model: nn.Module, sample: Sample, error: Exception) -> str:
+    """That it is the model itself that fails on a sample, with its own error and the user's line that raised it."""
+    where = where_in_user_code(error)
+    return (
+        f"sample_inputs: {type(model).__name__} can't run on {sample}"
+        + (f"\n  at {where}" if where else "")
+        + f"\n  {type(error).__name__}: {' '.join(str(error).split())[:300]}\n"
+        "  give a sample that the model accepts"
     )
 
 

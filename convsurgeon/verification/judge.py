@@ -3,8 +3,7 @@
 With a float64 run: the candidate may be no further from it than a small multiple of the original's own distance, plus a
 floor in units of the rounding of the narrowest dtype that the original uses. Where that run says nothing (it takes
 another branch, or is itself far off), and without one, candidate and original are compared directly, within the
-accumulated
-rounding that a deep network shows.
+accumulated rounding that a deep network shows.
 """
 
 from __future__ import annotations
@@ -21,6 +20,10 @@ MULTIPLE = 8.0
 
 FLOOR, DIRECT = (64.0, 8.0), (2048.0, 32.0)
 """In units of rounding relative to the largest magnitude, for dtypes of float32 or better, and for narrower ones."""
+
+
+EXACT = 1e-10
+"""How far two float64 runs may be apart, relative to the largest magnitude."""
 
 
 def judge(
@@ -46,11 +49,44 @@ def judge(
     return found
 
 
+def judge_in_float64(sample: int, reference: Outcome, candidate: Outcome, dtype: torch.dtype) -> list[Comparison]:
+    """What differs between the two modules' float64 runs: there, arithmetic rounds nothing away.
+
+    In its own dtype, an error in a small channel can be smaller than the rounding of a large one. Here each channel
+    (axis 1) is held to its own magnitude: to a few roundings of `dtype`, in which a graph holds constants that the
+    original computes anew.
+    """
+    bound = _units(FLOOR, torch.finfo(dtype).eps)
+    found = []
+    for name, ours in reference.leaves.items():
+        theirs = candidate.leaves.get(name)
+        if not isinstance(ours, torch.Tensor) or not isinstance(theirs, torch.Tensor) or ours.numel() != theirs.numel():
+            continue
+        if ours.is_floating_point() or ours.is_complex():
+            a, b = _filled(_wide(ours)), _filled(_wide(theirs).reshape(ours.shape))
+            rest = [axis for axis in range(a.dim()) if axis != 1 or a.dim() < 3]
+            scale = a.abs().amax(rest, keepdim=True) if a.numel() else a.abs()
+            allowed = bound * scale + EXACT * _largest(a)
+            if not bool(((a - b).abs() <= allowed).all()):
+                worst = float(allowed.max())
+                found.append(
+                    _comparison(sample, f"{name} in float64", ours, _largest(a - b), None, worst, _largest(a), False)
+                )
+    return found
+
+
+def raised(sample: int, error: Exception) -> Comparison:
+    """The comparison with a candidate that fails on the sample."""
+    words = " ".join(str(error).split())[:200]
+    return _failed(sample, "run", None, f"the candidate raises {type(error).__name__}: {words}")
+
+
 def _compare(
     sample: int, name: str, ours: Any, theirs: Any, truth: Any, tolerance: Tolerance | None, eps: float
 ) -> Comparison:
     if not isinstance(ours, torch.Tensor) or not isinstance(theirs, torch.Tensor):
-        same = type(ours) is type(theirs) and (ours is theirs or bool(ours == theirs))
+        both_nan = isinstance(ours, float) and ours != ours and theirs != theirs
+        same = type(ours) is type(theirs) and (ours is theirs or both_nan or bool(ours == theirs))
         return _passed(sample, name, ours) if same else _failed(sample, name, ours, f"{theirs!r:.60} for {ours!r:.60}")
     if name.startswith(("buffer", "gradient of")) and ours.numel() == theirs.numel():
         theirs = theirs.reshape(ours.shape)

@@ -11,12 +11,12 @@ from torch import fx, nn
 
 from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Capture, modules_of
-from convsurgeon.cloning import clone_module, own
+from convsurgeon.cloning import clone_module, copied, own
 from convsurgeon.converted import ORIGIN, ConvertedModule
 from convsurgeon.observe import GraphRun
 from convsurgeon.rng import RandomState
 from convsurgeon.samples import Sample
-from convsurgeon.spellings import operator_name
+from convsurgeon.spellings import module_of, operator_name
 from convsurgeon.verification.referee import in_float64, widened, widened_sample
 from convsurgeon.verification.result import Divergence
 
@@ -48,7 +48,7 @@ def first_divergence(
                 name = operator_name(old, capture.modules)
                 return Divergence(
                     new.name,
-                    _module_of(old),
+                    module_of(old),
                     name,
                     operator_name(new, modules_of(candidate)) if origin.rule else name,
                     tuple(expected.shape),
@@ -60,10 +60,6 @@ def first_divergence(
 
 def _copied(module: nn.Module) -> nn.Module:
     return clone_module(module, own)
-
-
-def _module_of(node: fx.Node) -> str:
-    return str(node.target) if node.op == "call_module" else ""
 
 
 def _difference(expected: torch.Tensor, seen: torch.Tensor) -> float | None:
@@ -83,7 +79,7 @@ class _Steps:
     """A graph's values one by one, drawing from a random stream of its own."""
 
     def __init__(self, root: nn.Module, graph: fx.Graph, sample: Sample, state: RandomState) -> None:
-        self._run = GraphRun(root, graph, sample.map(lambda tensor: own(tensor, root)))
+        self._run = GraphRun(root, graph, sample.map(copied))
         self._state = state
         self._steps = iter(self)
         self._passed: dict[str, tuple[fx.Node, Any]] = {}

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from convsurgeon.cloning import own
+from convsurgeon.capture.state import version_of
+from convsurgeon.cloning import copied
 from convsurgeon.errors import UnsupportedError
 from convsurgeon.guard import WriteGuard
 from convsurgeon.rng import RandomState
@@ -34,8 +35,8 @@ class Outcome:
 
 def run(module: nn.Module, sample: Sample, state: RandomState, *, gradients: bool) -> Outcome:
     """Run `module`, a clone that is used up, on a copy of `sample`, from the random `state`."""
-    inputs = sample.map(lambda tensor: own(tensor, module))
-    versions = [tensor._version for tensor in inputs.tensors()]
+    inputs = sample.map(copied)
+    versions = [version_of(tensor) for tensor in inputs.tensors()]
     called = inputs.map(_differentiable) if gradients else inputs
     state.restore()
     with _Watch(module) as watch, torch.set_grad_enabled(gradients):
@@ -44,7 +45,7 @@ def run(module: nn.Module, sample: Sample, state: RandomState, *, gradients: boo
     if gradients:
         leaves |= _gradients(module, leaves, inputs.tensors())
     for i, (tensor, version) in enumerate(zip(inputs.tensors(), versions, strict=True)):
-        if tensor._version != version:
+        if version_of(tensor) != version:
             leaves[f"input {i}, as written to"] = tensor
     leaves |= {f"buffer {name}": buffer for name, buffer in module.named_buffers()}
     return Outcome(

@@ -10,18 +10,13 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from convsurgeon.cloning import clone_module, own, rewrap
+from convsurgeon.cloning import clone_module
 from convsurgeon.samples import Sample
 
 
 def widened(module: nn.Module) -> nn.Module:
     """A clone of `module` in float64 and complex128, tensor by tensor; whole numbers as they are."""
-
-    def widen(tensor: torch.Tensor, owner: nn.Module) -> torch.Tensor:
-        wide = widened_dtype(tensor.dtype)
-        return own(tensor, owner) if wide == tensor.dtype else rewrap(tensor, tensor.detach().to(wide))
-
-    return clone_module(module, widen)
+    return clone_module(module, lambda tensor, _: widened_dtype(tensor.dtype))
 
 
 def widened_sample(sample: Sample) -> Sample:
