@@ -10,10 +10,12 @@ True
 """
 
 from convsurgeon.conversion import Conversion, convert, plan
-from convsurgeon.converted import ConvertedModule, Origin, Scope
+from convsurgeon.converted import ConvertedModule
 from convsurgeon.errors import CaptureError, CheckpointError, ConvSurgeonError, EquivalenceError, UnsupportedError
+from convsurgeon.origin import Origin
 from convsurgeon.planning import Border, Kept, LiftedOperator, Plan
 from convsurgeon.samples import Sample
+from convsurgeon.scope import Scope
 from convsurgeon.verification import Comparison, Divergence, Tolerance, Verification, verify
 from convsurgeon.weight_map import WeightMap
 

@@ -89,19 +89,18 @@ def convert(
     Args:
         model: an ``nn.Module``, or an ``fx.GraphModule``, which is taken as it is.
         sample_inputs: what to call the model with: a tensor, a tuple of positional arguments, a dict of keyword
-        arguments,
-            a `Sample`, or a list of these. The first teaches the ranks, every one is verified. Without samples nothing
-            can be proven: ``verify=False`` must be said, and ``lift="ops"`` is what is done.
+            arguments, a `Sample`, or a list of these. The first teaches the ranks, every one is verified. Without
+            samples nothing can be proven: ``verify=False`` must be said, and ``lift="ops"`` is what is done.
         lift: "regions" computes the neighbours of convolutions in 2-D too, so that unsqueeze and squeeze stand only at
-        the
-            borders of regions, as few as the graph allows. "ops" wraps each convolution alone.
+            the borders of regions, as few as the graph allows. "ops" wraps each convolution alone.
         io: "1d" keeps the shapes of inputs and outputs.
         unit_axis: -2 for (N, C, L) -> (N, C, 1, L) and (1, K) kernels; -1 for (N, C, L, 1) and (K, 1).
         include: globs on the qualified names of modules, everything inside them included: the convolutions to convert.
         exclude: globs likewise: modules whose operators all stay 1-D.
         capture: "trace" is torch.fx symbolic tracing; "auto" takes the first capture that works.
-        copy_weights: True gives every tensor of the result its own memory. False shares storage (BatchNorm statistics
-            excepted): objects are new, but training or loading into one model writes the other's numbers.
+        copy_weights: True gives every tensor of the result its own memory. False shares storage (BatchNorm statistics, and
+            buffers that running the model writes, excepted): objects are new, but training or loading into one model
+            writes the other's numbers.
         verify: compare with the original on every sample, and raise where they differ.
         tolerance: compare directly within these bounds instead of judging by a float64 run.
 

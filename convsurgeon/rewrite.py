@@ -12,10 +12,12 @@ from torch import fx, nn
 from convsurgeon.capture import Capture, Modules, fetch, inlined_paths, modules_of
 from convsurgeon.capture.state import version_of
 from convsurgeon.cloning import Policy, clone_module, copied, own, rewrap, share
-from convsurgeon.converted import ORIGIN, ConvertedModule, Form, Origin, Scope, load_1d_state
+from convsurgeon.converted import ConvertedModule, load_1d_state
 from convsurgeon.lifting import Candidate
+from convsurgeon.origin import ORIGIN, Form, Origin
 from convsurgeon.planning import Border, Plan
 from convsurgeon.rules import Deferred
+from convsurgeon.scope import Scope
 from convsurgeon.spellings import respell
 
 _CHANGES: dict[str, tuple[Form, Form, Any]] = {

@@ -93,8 +93,8 @@ def test_every_copy_is_the_same(model: Model, module: ConvertedModule, how: str)
     assert result.alias is result.blocks[0]
     assert type(result.unused[0]) is nn.Conv1d
     assert isinstance(result.alias, Scope)
-    assert [node.meta[convsurgeon.converted.ORIGIN] for node in result.graph.nodes] == [
-        node.meta[convsurgeon.converted.ORIGIN] for node in module.graph.nodes
+    assert [node.meta["convsurgeon"] for node in result.graph.nodes] == [
+        node.meta["convsurgeon"] for node in module.graph.nodes
     ]
     assert [node.stack_trace for node in result.graph.nodes] == [node.stack_trace for node in module.graph.nodes]
     assert all("in forward" in node.stack_trace for node in result.graph.find_nodes(op="call_module"))

@@ -72,8 +72,8 @@ class ModelTracer(fx.Tracer):
 
     Beyond ``fx.Tracer``: parameters *and buffers* become nodes (an in-place update of a buffer would otherwise run
     once, at trace time), with known shapes; layers whose subclass changes what they compute are traced into; regions
-    without
-    gradient are kept; arguments that the sample leaves out are held at their defaults; each node has the user's line.
+    without gradient are kept; arguments that the sample leaves out are held at their defaults; each node has the user's
+    line.
     """
 
     def __init__(self, held: Mapping[str, Any]) -> None:

@@ -3,10 +3,8 @@
 Every value is held in one of two forms. A consumer takes a value in the consumer's own form; where the value has the
 other one, a border converts it, once for all consumers that need it so. The forms with the least total weight of
 borders are a minimum s-t cut: 2-D on the source's side, 1-D on the sink's. With an auxiliary node for each value and
-direction,
-a shared border is paid for once. Boykov & Kolmogorov, "An experimental comparison of min-cut/max-flow algorithms"
-(2004),
-is the fast algorithm on these graphs; networkx has it.
+direction, a shared border is paid for once. Boykov & Kolmogorov, "An experimental comparison of min-cut/max-flow
+algorithms" (2004), is the fast algorithm on these graphs; networkx has it.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ from torch import fx, nn
 from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Modules
 from convsurgeon.capture.tracer import computes_as_its_layer, has_hooks
-from convsurgeon.converted import take_contents
 from convsurgeon.observe import Value
 from convsurgeon.rules.base import Refusal
+from convsurgeon.scope import take_contents
 from convsurgeon.spellings.base import Call, State, bind
 
 _CONVOLUTION = ("stride", "padding", "dilation", "groups", "padding_mode")

@@ -38,8 +38,7 @@ def verify(
         candidate: the module to judge. Parameters and buffers are matched by name.
         sample_inputs: as for `convsurgeon.convert`.
         tolerance: compare directly within these bounds. Without it a float64 run of the reference is the judge, where
-        it
-            can run in float64 and draws no numbers that depend on the dtype.
+            it can run in float64 and draws no numbers that depend on the dtype.
         gradients: compare the gradients of parameters and inputs as well.
         train: compare in training mode (buffers and random streams included) instead of the modes that are set.
 

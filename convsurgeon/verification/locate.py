@@ -12,8 +12,9 @@ from torch import fx, nn
 from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Capture, modules_of
 from convsurgeon.cloning import clone_module, copied, own
-from convsurgeon.converted import ORIGIN, ConvertedModule
+from convsurgeon.converted import ConvertedModule
 from convsurgeon.observe import GraphRun
+from convsurgeon.origin import ORIGIN
 from convsurgeon.rng import RandomState
 from convsurgeon.samples import Sample
 from convsurgeon.spellings import module_of, operator_name

@@ -1,0 +1,109 @@
+"""Graphs as flat data: what fx itself pickles is code, which loses all metadata."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from convsurgeon.origin import ORIGIN
+
+_KEPT_META = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "tensor_meta", "custom", ORIGIN)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ref:
+    """Stands for the node at this place in a pickled graph."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Overload:
+    """Stands for an ATen operator, which can't be pickled itself."""
+
+    path: tuple[str, ...]
+
+
+FrozenGraph = tuple[Any, list[tuple[Any, ...]]]
+
+
+def freeze_graph(graph: fx.Graph) -> FrozenGraph:
+    """A graph as flat data that pickles at any size: nodes linked to each other would nest once for each node."""
+    index = {node: _Ref(i) for i, node in enumerate(graph.nodes)}
+
+    def flat(value: Any) -> Any:
+        def freeze(leaf: Any) -> Any:
+            return index[leaf] if isinstance(leaf, fx.Node) else _freeze_target(leaf)
+
+        return fx.node.map_aggregate(value, freeze)
+
+    records = [
+        (
+            node.op,
+            node.name,
+            _freeze_target(node.target),
+            flat(node.args),
+            flat(node.kwargs),
+            node.type,
+            _freeze_meta(node),
+        )
+        for node in graph.nodes
+    ]
+    return graph._codegen, records
+
+
+def thaw_graph(frozen: FrozenGraph) -> fx.Graph:
+    """The graph that `freeze_graph` froze."""
+    codegen, records = frozen
+    graph = fx.Graph()
+    graph._codegen = codegen
+    nodes: list[fx.Node] = []
+
+    def deep(value: Any) -> Any:
+        return fx.node.map_aggregate(
+            value, lambda leaf: nodes[leaf.index] if isinstance(leaf, _Ref) else _thaw_target(leaf)
+        )
+
+    for op, name, target, args, kwargs, type_expr, meta in records:
+        node = graph.create_node(op, _thaw_target(target), deep(args), deep(kwargs), name, type_expr)
+        node.meta = meta
+        nodes.append(node)
+    return graph
+
+
+def _freeze_target(target: Any) -> Any:
+    return _Overload(tuple(str(target).split("."))) if isinstance(target, torch._ops.OpOverload) else target
+
+
+def _thaw_target(target: Any) -> Any:
+    if not isinstance(target, _Overload):
+        return target
+    value: Any = torch.ops
+    for atom in target.path:
+        value = getattr(value, atom)
+    return value
+
+
+def _freeze_meta(node: fx.Node) -> dict[str, Any]:
+    meta = {key: node.meta[key] for key in _KEPT_META if key in node.meta}
+    stack = meta.get("nn_module_stack")
+    if stack:
+        meta["nn_module_stack"] = {key: (path, _importable(cls)) for key, (path, cls) in stack.items()}
+    return meta
+
+
+def _importable(cls: Any) -> Any:
+    """The class if a pickle can name it, else its name."""
+    if not isinstance(cls, type):
+        return cls
+    name = f"{cls.__module__}.{cls.__qualname__}"
+    if "<locals>" in name:
+        return name
+    found: Any = importlib.import_module(cls.__module__)
+    for atom in cls.__qualname__.split("."):
+        found = getattr(found, atom, None)
+    return cls if found is cls else name

@@ -1,0 +1,82 @@
+"""The places of a converted module's tree: what stands where a module's forward went into the graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.module import _WrappedHook
+
+from convsurgeon.errors import UnsupportedError
+
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+
+
+def take_contents(module: nn.Module, source: nn.Module, *, attributes: bool = False) -> None:
+    """Fill a new module with what `source` holds: submodules, parameters, buffers, tensors, hooks and mode.
+
+    `attributes`: everything else that hangs on `source` as well, for a module of the same kind.
+    """
+    vars(module).update(
+        (key, value)
+        for key, value in vars(source).items()
+        if attributes or key in _OF_EVERY_MODULE or isinstance(value, torch.Tensor)
+    )
+    hooks = module._load_state_dict_pre_hooks
+    for key, hook in hooks.items():
+        if isinstance(hook, _WrappedHook) and hook.with_module:
+            hooks[key] = _WrappedHook(hook.hook, module)
+
+
+class Scope(nn.Module):
+    """A place in the module tree whose forward was captured into the graph above it.
+
+    It holds the submodules, parameters and buffers of the original module under their names, and its mode. Where the
+    original's class has its own way of saving or loading state, the place is of that class as well.
+    """
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Scope:
+        """The place of `module`, with what it holds."""
+        kind = type(module)
+        saves = any(getattr(kind, name) is not getattr(nn.Module, name) for name in _SAVING)
+        scope = _new_scope(kind) if saves else cls()
+        take_contents(scope, module, attributes=saves)
+        scope.__dict__["_convsurgeon_original"] = kind.__name__
+        return scope
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse: what this module computed is part of the converted model's graph.
+
+        Raises:
+            UnsupportedError: always.
+        """
+        raise UnsupportedError(
+            f"this {self._convsurgeon_original} was captured into the graph of the converted model and can't be called "
+            "alone; call the converted model, or convert this submodule by itself"
+        )
+
+    def _get_name(self) -> str:
+        return f"Scope[{self._convsurgeon_original}]"
+
+    def __getitem__(self, index: int | str) -> nn.Module:
+        """A submodule by name or, as in a Sequential, by place."""
+        return list(self.children())[index] if isinstance(index, int) else self.get_submodule(index)
+
+    def __reduce__(self) -> Any:
+        kind = type(self)
+        return (_new_scope, (kind.__mro__[2],), vars(self)) if kind is not Scope else super().__reduce__()
+
+
+_SAVING = (
+    *("get_extra_state", "set_extra_state", "state_dict", "load_state_dict"),
+    *("_save_to_state_dict", "_load_from_state_dict"),
+)
+"""The methods by which a class may change what a state_dict holds."""
+
+
+def _new_scope(kind: type[nn.Module]) -> Scope:
+    """An empty place that saves and loads as `kind` does."""
+    scope: Scope = object.__new__(type(f"Scope_{kind.__name__}", (Scope, kind), {}))
+    return scope
