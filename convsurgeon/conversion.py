@@ -98,9 +98,9 @@ def convert(
         include: globs on the qualified names of modules, everything inside them included: the convolutions to convert.
         exclude: globs likewise: modules whose operators all stay 1-D.
         capture: "trace" is torch.fx symbolic tracing; "auto" takes the first capture that works.
-        copy_weights: True gives every tensor of the result its own memory. False shares storage (BatchNorm statistics, and
-            buffers that running the model writes, excepted): objects are new, but training or loading into one model
-            writes the other's numbers.
+        copy_weights: True gives every tensor of the result its own memory. False shares storage (but for BatchNorm
+            statistics and buffers that running the model writes): objects are new, but training or loading into one
+            model writes the other's numbers.
         verify: compare with the original on every sample, and raise where they differ.
         tolerance: compare directly within these bounds instead of judging by a float64 run.
 
