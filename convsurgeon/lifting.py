@@ -10,7 +10,7 @@ from torch import fx
 
 from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Modules
-from convsurgeon.observe import Facts, NodeFacts, Value
+from convsurgeon.observe import Facts, NodeFacts, has_form
 from convsurgeon.rules import RULES, Arguments, Deferred, Lifted, Refusal, Rule
 from convsurgeon.rules.pointwise import broadcasts, is_elementwise
 from convsurgeon.spellings import Call, ModuleSpelling, Spelling, State, has_state, is_torchs_own, read
@@ -64,7 +64,7 @@ def _by_rule(call: Call, facts: Facts | None, axis: UnitAxis) -> Candidate | Ref
     return Candidate(
         rule,
         lifted,
-        tuple(value for value in operands if isinstance(value, fx.Node) and _has_form(value, facts, axis)),
+        tuple(value for value in operands if isinstance(value, fx.Node) and has_form(value, facts, axis)),
         tuple(value.name for value in operands if isinstance(value, State)),
         call.spelling,
     )
@@ -86,7 +86,7 @@ def _as_pointwise(
     layout = node.kwargs.get("memory_format")
     if layout not in (None, torch.contiguous_format, torch.preserve_format):
         return Refusal(f"memory_format={layout} means another layout in 2-D")
-    lifted = tuple(operand for operand in operands if _has_form(operand, facts, axis))
+    lifted = tuple(operand for operand in operands if has_form(operand, facts, axis))
     return Candidate(RULES["pointwise"], Lifted("pointwise"), lifted)
 
 
@@ -102,13 +102,6 @@ def _facts_of(value: Any, facts: Facts | None) -> Any:
         seen = facts[value]
         return value if seen.value is None else seen.value
     return value
-
-
-def _has_form(operand: fx.Node, facts: Facts | None, axis: UnitAxis) -> bool:
-    if facts is None:
-        return True
-    value = facts[operand].value
-    return isinstance(value, Value) and axis.has_form(value.rank)
 
 
 def _flat(value: Any) -> list[Any]:

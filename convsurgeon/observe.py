@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Capture
 from convsurgeon.guard import WriteGuard
 from convsurgeon.rng import preserved_random_state
@@ -55,6 +56,14 @@ class NodeFacts:
 
 
 Facts = dict[fx.Node, NodeFacts]
+
+
+def has_form(node: fx.Node, facts: Facts | None, axis: UnitAxis) -> bool:
+    """Whether the node's value is a tensor that takes part; without facts, every value that is asked about does."""
+    if facts is None:
+        return True
+    value = facts[node].value
+    return value is not None and axis.has_form(value.rank)
 
 
 class GraphRun(fx.Interpreter):

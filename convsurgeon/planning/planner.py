@@ -10,7 +10,7 @@ from torch import fx
 from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Capture
 from convsurgeon.lifting import Candidate, consider
-from convsurgeon.observe import Facts
+from convsurgeon.observe import Facts, has_form
 from convsurgeon.planning.ownership import Ownership
 from convsurgeon.planning.plan import CaptureNote, Kept, LiftedOperator, Plan
 from convsurgeon.planning.selection import Selection
@@ -114,10 +114,7 @@ def _kept(
             continue
         reason = survey.refusals.get(node, "lifting it would add borders, or no convolution is near")
         operator = operator_name(node, capture.modules)
-        touches = facts is None or any(
-            (value := facts[one].value) is not None and axis.has_form(value.rank)
-            for one in (node, *node.all_input_nodes)
-        )
+        touches = any(has_form(one, facts, axis) for one in (node, *node.all_input_nodes))
         if touches and (regions or "conv" in operator.lower()):
             kept.append(Kept(node.name, module_of(node), operator, reason, _source(node)))
     return kept

@@ -12,7 +12,7 @@ from torch import fx
 from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Capture, fetch
 from convsurgeon.lifting import Candidate
-from convsurgeon.observe import Facts
+from convsurgeon.observe import Facts, has_form
 from convsurgeon.planning.cut import Problem, solve
 from convsurgeon.planning.ownership import Ownership
 from convsurgeon.planning.plan import Border
@@ -98,7 +98,7 @@ class ValueGraph:
             candidate = self._candidates.get(node)
             lifted = () if candidate is None else candidate.operands
             for operand in node.all_input_nodes:
-                if self._has_form(operand):
+                if has_form(operand, self._facts, self._axis):
                     consumers = problem.consumers.setdefault(self._id(operand), [])
                     consumers.append(key if operand in lifted else _ONE_D)
         problem.ties = [tie for tie in self._ties() if not any(key in problem.fixed for key in tie)]
@@ -120,14 +120,9 @@ class ValueGraph:
         tensor = self._tensors.get(node)
         if tensor is not None and id(tensor) in self._required:
             return True
-        return False if tensor is None or not self._has_form(node) or self._is_pinned(tensor) else None
-
-    def _has_form(self, node: fx.Node) -> bool:
-        """Whether the value takes part; without facts, every value that is asked about does."""
-        if self._facts is None:
-            return True
-        value = self._facts[node].value
-        return value is not None and self._axis.has_form(value.rank)
+        return (
+            False if tensor is None or not has_form(node, self._facts, self._axis) or self._is_pinned(tensor) else None
+        )
 
     def _is_pinned(self, tensor: torch.Tensor) -> bool:
         return self._ownership.pinned_by(tensor, self._lifted_modules) is not None
@@ -148,7 +143,7 @@ class ValueGraph:
             shape, nbytes = (None, None) if facts is None else (facts.shape, facts.nbytes)
             if value in forms.lifted and not two_d:
                 yield Border(value.name, "lower", shape, nbytes, (value.name,), value not in flowing)
-            if changes and self._has_form(value):
+            if changes and has_form(value, self._facts, self._axis):
                 yield Border(
                     value.name, "lower" if two_d else "lift", shape, nbytes, tuple(changes), value not in flowing
                 )

@@ -142,6 +142,20 @@ def test_conv_transpose1d_function(case: tuple[nn.Module, torch.Tensor], lift: s
     assert_same(Functional(case[0], keywords=keywords), case[1], lift=lift, unit_axis=axis)
 
 
+@pytest.mark.parametrize(
+    ("options", "shape"),
+    [({}, (2, 4, 1, 8)), ({"stride": 2, "padding": 1}, (2, 4, 1, 5)), ({"dilation": 2}, (2, 4, 1, 6))],
+    ids=["plain", "stride 2 and padding 1", "dilation 2"],
+)
+def test_the_classic_cases(options: dict[str, int], shape: tuple[int, ...]) -> None:
+    model, x = nn.Sequential(nn.Conv1d(3, 4, 3, **options)), torch.randn(2, 3, 10)
+    module = convsurgeon.convert(model, x).module
+    conv = module.get_submodule("0")
+    assert isinstance(conv, nn.Conv2d)
+    assert conv(x.unsqueeze(-2)).shape == shape
+    torch.testing.assert_close(module(x), model(x), rtol=1e-5, atol=1e-5)
+
+
 class Upsampled(nn.Module):
     def __init__(self, size: object) -> None:
         super().__init__()
