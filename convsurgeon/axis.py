@@ -56,6 +56,22 @@ class UnitAxis:
         """Pads as ``F.pad`` takes them, last axis first: [l, r] -> [l, r, 0, 0], or [0, 0, l, r]."""
         return [*pads, 0, 0] if self.position == -2 else [0, 0, *pads]
 
+    def all_pads(self, pads: Sequence[Any]) -> list[Any]:
+        """``F.pad``'s pads over any number of axes, last first: the unit axis gets (0, 0) where its turn is."""
+        at = -2 * (self.position + 1)
+        return [*pads[:at], 0, 0, *pads[at:]] if len(pads) > at else list(pads)
+
+    def lifted_index(self, index: Sequence[Any], rank: int) -> tuple[Any, ...]:
+        """An index of slices and at most one Ellipsis, that takes the unit axis whole."""
+        behind = -self.position - 1
+        if Ellipsis in index:
+            at = len(index) - behind
+            covered = len(index) - list(index).index(Ellipsis) - 1 > behind
+        else:
+            at = rank + self.position + 1
+            covered = len(index) > at
+        return (*index[:at], slice(None), *index[at:]) if covered else tuple(index)
+
     def lift(self, value: torch.Tensor) -> torch.Tensor:
         """The 2-D form of a 1-D value, as a view."""
         return value.unsqueeze(self.position)

@@ -33,7 +33,10 @@ class Candidate:
     @property
     def replaces_module(self) -> bool:
         """Whether the called module becomes one of another class, for all who call it."""
-        return isinstance(self.spelling, ModuleSpelling) and self.spelling.lifted is not self.spelling.layer
+        spelling = self.spelling
+        return isinstance(spelling, ModuleSpelling) and (
+            spelling.lifted is not spelling.layer or not set(self.lifted.changes).isdisjoint(spelling.settings)
+        )
 
 
 def consider(node: fx.Node, facts: Facts | None, modules: Modules, axis: UnitAxis) -> Candidate | Refusal:

@@ -72,10 +72,12 @@ class GraphRun(fx.Interpreter):
     def __init__(self, root: nn.Module, graph: fx.Graph, sample: Sample) -> None:
         super().__init__(root, graph=graph)
         self._inputs = bind(graph, sample)
+        self.at: fx.Node | None = None
 
     def steps(self) -> Iterator[tuple[fx.Node, Any]]:
         """Each node with its value, right after it ran; a value is let go after its last use."""
         for node in self.graph.nodes:
+            self.at = node
             args, kwargs = self.fetch_args_kwargs_from_env(node)
             value = self.env[node] = getattr(self, node.op)(node.target, args, kwargs)
             yield node, value

@@ -16,7 +16,7 @@ from convsurgeon.converted import ConvertedModule, load_1d_state
 from convsurgeon.lifting import Candidate
 from convsurgeon.origin import ORIGIN, Form, Origin
 from convsurgeon.planning import Border, Plan
-from convsurgeon.rules import Deferred
+from convsurgeon.rules import Deferred, Lowered
 from convsurgeon.scope import Scope
 from convsurgeon.spellings import respell
 
@@ -114,7 +114,7 @@ class _GraphWriter:
         args, kwargs = fx.node.map_aggregate((args, kwargs), lambda leaf: self._argument(leaf, node, step))
         new = self._new.create_node(node.op, target, args, kwargs, node.name, node.type)
         new.meta = _unshaped(node.meta)
-        self._sign(new, node, step.rule.operator, "2d")
+        self._sign(new, node, step.rule.operator, "1d" if isinstance(step.lifted, Lowered) else "2d")
 
     def _argument(self, leaf: Any, node: fx.Node, step: Candidate) -> Any:
         if isinstance(leaf, Deferred):

@@ -53,6 +53,28 @@ STEPS: dict[str, Step] = {
     "softmax": lambda net, v, a, b: torch.softmax(v[a], 1),
     "linear": lambda net, v, a, b: net.linear(v[a].transpose(1, 2)).transpose(1, 2),
     "gate": lambda net, v, a, b: v[a] * torch.sigmoid(v[b].mean(-1, keepdim=True)),
+    "max pool": lambda net, v, a, b: F.max_pool1d(v[a], 3, 1, 1),
+    "max pool layer": lambda net, v, a, b: F.pad(net.max_pool(v[a]), (0, 1)),
+    "avg pool": lambda net, v, a, b: F.avg_pool1d(v[a], 3, 1, 1, False, count_include_pad=False),
+    "adaptive pool": lambda net, v, a, b: v[a] + F.adaptive_avg_pool1d(v[b], 1),
+    "pad": lambda net, v, a, b: F.pad(v[a], (2, -1))[..., :-1],
+    "reflect": lambda net, v, a, b: net.reflect(v[a])[:, :, 1:-1],
+    "circular": lambda net, v, a, b: F.pad(v[a], (1, 1), mode="circular")[..., 2:],
+    "channel pad": lambda net, v, a, b: F.pad(v[a], (0, 0, 1, 0))[:, :C],
+    "linear up": lambda net, v, a, b: F.interpolate(v[a], scale_factor=2, mode="linear")[..., ::2],
+    "nearest": lambda net, v, a, b: net.up2(v[a])[:, :, 1::2],
+    "instance norm": lambda net, v, a, b: F.instance_norm(v[a]),
+    "group norm": lambda net, v, a, b: net.group(v[a]),
+    "layer norm": lambda net, v, a, b: F.layer_norm(v[a], v[a].shape[-1:]),
+    "softmax along": lambda net, v, a, b: v[a].softmax(-1),
+    "cumsum": lambda net, v, a, b: torch.cumsum(v[a], dim=2),
+    "flip": lambda net, v, a, b: torch.flip(v[a], (-1, 1)),
+    "glu": lambda net, v, a, b: F.glu(torch.cat([v[a], v[b]], 1), 1),
+    "mean over channels": lambda net, v, a, b: v[a] * v[b].mean(1, keepdim=True),
+    "std of rows": lambda net, v, a, b: v[a] + v[b].std(dim=(1, 2), keepdim=True),
+    "gate by sum": lambda net, v, a, b: v[a] * torch.tanh(v[b].sum(-1))[:, :, None],
+    "sum of channels": lambda net, v, a, b: v[a] + v[b].sum(1)[:, None],
+    "channel slice": lambda net, v, a, b: torch.cat([v[a][:, 1:], v[b][..., 1:2, :]], 1),
     "row": lambda net, v, a, b: v[a] + v[b].mean((0, 1)),
 }
 
@@ -69,6 +91,10 @@ class Network(nn.Module):
         self.prelu = nn.PReLU(C)
         self.linear = nn.Linear(C, C)
         self.drop = nn.Dropout1d(0.3)
+        self.max_pool = nn.MaxPool1d(2, 1, dilation=1, ceil_mode=True)
+        self.reflect = nn.ReflectionPad1d(1)
+        self.up2 = nn.Upsample(scale_factor=2)
+        self.group = nn.GroupNorm(1, C)
         self.weight = nn.Parameter(torch.randn(C, C, 3) / 3)
         self.gain = nn.Parameter(torch.rand(C, 1) + 0.5)
         self.register_buffer("mask", torch.tensor([1.0, 0.5, 0.0]))
@@ -87,7 +113,7 @@ networks = st.lists(
 
 
 @pytest.mark.slow
-@settings(max_examples=250)
+@settings(max_examples=400)
 @given(networks, st.sampled_from([-2, -1]), st.sampled_from(["regions", "ops"]), st.booleans(), st.booleans())
 def test_a_random_network_is_equal(
     steps: list[tuple[str, int, int]], unit_axis: int, lift: str, transposed: bool, train: bool

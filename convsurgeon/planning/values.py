@@ -16,6 +16,7 @@ from convsurgeon.observe import Facts, has_form
 from convsurgeon.planning.cut import Problem, solve
 from convsurgeon.planning.ownership import Ownership
 from convsurgeon.planning.plan import Border
+from convsurgeon.rules import Lowered
 
 
 @dataclass(slots=True)
@@ -67,6 +68,11 @@ class ValueGraph:
     def _id(self, node: fx.Node) -> Any:
         return ("state", id(self._tensors[node])) if node in self._tensors else node
 
+    def _operator_id(self, node: fx.Node) -> Any:
+        """The id of the form that the operator runs in: its result's, unless that is 1-D in either case."""
+        candidate = self._candidates.get(node)
+        return ("operator", node) if candidate is not None and isinstance(candidate.lifted, Lowered) else self._id(node)
+
     def alone(self) -> Forms:
         """Each convolution by itself; a tensor moves if nothing but lifted convolutions reads it."""
         must = {node for node, candidate in self._candidates.items() if candidate.rule.must}
@@ -81,7 +87,7 @@ class ValueGraph:
         """The cheapest forms: as few borders as the graph allows, then as few bytes across them."""
         two_d = solve(self._problem())
         held = {node for node in self._graph.nodes if self._id(node) in two_d}
-        return Forms(held & set(self._candidates), held)
+        return Forms({node for node in self._candidates if self._operator_id(node) in two_d}, held)
 
     def _problem(self) -> Problem:
         assert self._facts is not None
@@ -100,23 +106,23 @@ class ValueGraph:
             for operand in node.all_input_nodes:
                 if has_form(operand, self._facts, self._axis):
                     consumers = problem.consumers.setdefault(self._id(operand), [])
-                    consumers.append(key if operand in lifted else _ONE_D)
+                    consumers.append(self._operator_id(node) if operand in lifted else _ONE_D)
         problem.ties = [tie for tie in self._ties() if not any(key in problem.fixed for key in tie)]
         return problem
 
-    def _ties(self) -> Iterator[tuple[fx.Node, fx.Node]]:
+    def _ties(self) -> Iterator[tuple[Any, Any]]:
         """Calls of one module that is replaced: converted once, it serves them all."""
         first: dict[Any, fx.Node] = {}
         for node, candidate in self._candidates.items():
             if candidate.replaces_module:
                 called = id(self._modules[str(node.target)])
                 if first.setdefault(called, node) is not node:
-                    yield first[called], node
+                    yield self._operator_id(first[called]), self._operator_id(node)
 
     def _given_form(self, node: fx.Node) -> bool | None:
         candidate = self._candidates.get(node)
         if candidate is not None:
-            return True if candidate.rule.must else None
+            return True if candidate.rule.must else False if isinstance(candidate.lifted, Lowered) else None
         tensor = self._tensors.get(node)
         if tensor is not None and id(tensor) in self._required:
             return True
@@ -141,7 +147,7 @@ class ValueGraph:
             ]
             facts = None if self._facts is None else self._facts[value].value
             shape, nbytes = (None, None) if facts is None else (facts.shape, facts.nbytes)
-            if value in forms.lifted and not two_d:
+            if value in forms.lifted and not two_d and not isinstance(self._candidates[value].lifted, Lowered):
                 yield Border(value.name, "lower", shape, nbytes, (value.name,), value not in flowing)
             if changes and has_form(value, self._facts, self._axis):
                 yield Border(

@@ -1,7 +1,17 @@
 """What each operator becomes in 2-D, one family a file."""
 
-from convsurgeon.rules import convolution, dropout, joining, normalisation, pointwise
-from convsurgeon.rules.base import RULES, Arguments, Deferred, Lifted, Refusal, Rule
+from convsurgeon.rules import (
+    axes,
+    convolution,
+    dropout,
+    joining,
+    normalisation,
+    padding,
+    pointwise,
+    pooling,
+    resampling,
+)
+from convsurgeon.rules.base import RULES, Arguments, Deferred, Lifted, Lowered, Refusal, Rule
 from convsurgeon.rules.table import rules_table
 
 __all__ = [
@@ -9,12 +19,17 @@ __all__ = [
     "Arguments",
     "Deferred",
     "Lifted",
+    "Lowered",
     "Refusal",
     "Rule",
+    "axes",
     "convolution",
     "dropout",
     "joining",
     "normalisation",
+    "padding",
     "pointwise",
+    "pooling",
+    "resampling",
     "rules_table",
 ]

@@ -30,6 +30,12 @@ class Lifted:
         return f"Lifted({self.operator}, {changes})"
 
 
+class Lowered(Lifted):
+    """A lifted operator whose result is in the 1-D form by itself: a region ends in it without a border."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Deferred:
     """An argument known only when the graph runs: `function(*args)`, a node of its own in the rewritten graph."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -76,6 +77,44 @@ def _prelu(input, weight): ...  # type: ignore[no-untyped-def]
 def _identity(input, *args, memory_format=None, **kwargs): ...  # type: ignore[no-untyped-def]
 
 
+def _max_pool(  # type: ignore[no-untyped-def]
+    input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False
+): ...
+
+
+def _avg_pool(input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True): ...  # type: ignore[no-untyped-def]
+
+
+def _adaptive_pool(input, output_size, return_indices=False): ...  # type: ignore[no-untyped-def]
+
+
+def _group_norm(input, num_groups, weight=None, bias=None, eps=1e-05, cudnn_enabled=True): ...  # type: ignore[no-untyped-def]
+
+
+def _softmax(input, dim=None, dtype=None): ...  # type: ignore[no-untyped-def]
+
+
+def _cumulative(input, dim, dtype=None): ...  # type: ignore[no-untyped-def]
+
+
+def _flip(input, dims): ...  # type: ignore[no-untyped-def]
+
+
+def _sum(input, dim=None, keepdim=False, *, dtype=None, out=None): ...  # type: ignore[no-untyped-def]
+
+
+def _amax(input, dim=(), keepdim=False, *, out=None): ...  # type: ignore[no-untyped-def]
+
+
+def _var(input, dim=None, unbiased=True, keepdim=False, *, correction=1, out=None): ...  # type: ignore[no-untyped-def]
+
+
+def _prod(input, dim=None, keepdim=False, *, dtype=None, out=None): ...  # type: ignore[no-untyped-def]
+
+
+def _index(input, index): ...  # type: ignore[no-untyped-def]
+
+
 def _row(operator: str, stub: Callable[..., Any], lifted: Callable[..., Any] | None = None) -> FunctionSpelling:
     return FunctionSpelling(operator, signature_of(stub), lifted)
 
@@ -102,6 +141,35 @@ FUNCTIONS: dict[Any, FunctionSpelling] = {
     torch.rand_like: _row("rand_like", _like),
     torch.randn_like: _row("randn_like", _like),
     torch.prelu: _row("prelu", _prelu),
+    F.max_pool1d: _row("max_pool1d", _max_pool, F.max_pool2d),
+    torch.max_pool1d: _row("max_pool1d", _max_pool, torch.max_pool2d),
+    torch.avg_pool1d: _row("avg_pool1d", _avg_pool, F.avg_pool2d),
+    F.lp_pool1d: _row("lp_pool1d", F.lp_pool1d, F.lp_pool2d),
+    torch.adaptive_avg_pool1d: _row("adaptive_avg_pool1d", _adaptive_pool, F.adaptive_avg_pool2d),
+    F.adaptive_max_pool1d: _row("adaptive_max_pool1d", _adaptive_pool, F.adaptive_max_pool2d),
+    F.instance_norm: _row("instance_norm", F.instance_norm),
+    F.group_norm: _row("group_norm", F.group_norm),
+    torch.group_norm: _row("group_norm", _group_norm),
+    F.local_response_norm: _row("local_response_norm", F.local_response_norm),
+    F.layer_norm: _row("layer_norm", F.layer_norm),
+    F.rms_norm: _row("layer_norm", F.rms_norm),
+    F.pad: _row("pad", F.pad),
+    F.interpolate: _row("interpolate", F.interpolate),
+    F.softmax: _row("softmax", F.softmax),
+    F.log_softmax: _row("softmax", F.log_softmax),
+    F.softmin: _row("softmax", F.softmin),
+    torch.softmax: _row("softmax", _softmax),
+    torch.log_softmax: _row("softmax", _softmax),
+    F.glu: _row("glu", F.glu),
+    F.normalize: _row("normalize", F.normalize),
+    **{cumulative: _row("cumulative", _cumulative) for cumulative in (torch.cumsum, torch.cumprod)},
+    torch.logcumsumexp: _row("cumulative", _cumulative),
+    torch.flip: _row("flip", _flip),
+    **{total: _row("reduce", _sum) for total in (torch.sum, torch.mean, torch.nansum, torch.nanmean)},
+    **{best: _row("reduce", _amax) for best in (torch.amax, torch.amin, torch.logsumexp)},
+    **{spread: _row("reduce", _var) for spread in (torch.var, torch.std)},
+    torch.prod: _row("reduce_one_axis", _prod),
+    operator.getitem: _row("index", _index),
     **{join: _row("cat", _cat) for join in (torch.cat, torch.concat, torch.concatenate)},
     **{copy: _row("identity", _identity) for copy in (torch.clone, torch.detach)},
 }
@@ -115,5 +183,12 @@ METHODS: dict[str, FunctionSpelling] = {
         )
     },
     "bernoulli": _row("bernoulli", _bernoulli),
+    **{name: _row("softmax", _softmax) for name in ("softmax", "log_softmax")},
+    **{name: _row("cumulative", _cumulative) for name in ("cumsum", "cumprod", "logcumsumexp")},
+    **{name: _row("reduce", _sum) for name in ("sum", "mean", "nansum", "nanmean")},
+    **{name: _row("reduce", _amax) for name in ("amax", "amin", "logsumexp")},
+    **{name: _row("reduce", _var) for name in ("var", "std")},
+    "prod": _row("reduce_one_axis", _prod),
+    "flip": _row("flip", _flip),
     "prelu": _row("prelu", _prelu),
 }

@@ -23,20 +23,24 @@ _CONVOLUTION = ("stride", "padding", "dilation", "groups", "padding_mode")
 
 @functools.cache
 def _signature_of_calls(layer: Any) -> inspect.Signature:
-    """How the arguments of a call bind: the layer's forward, without self."""
-    unbound = inspect.signature(layer.forward)
-    return unbound.replace(parameters=list(unbound.parameters.values())[1:])
+    """How the arguments of a call bind: the layer's forward without self, its first argument called input as always."""
+    _, first, *rest = inspect.signature(layer.forward).parameters.values()
+    return inspect.Signature([first.replace(name="input"), *rest])
 
 
 @dataclass(frozen=True, slots=True)
 class ModuleSpelling:
-    """A layer: its operator, the layer that computes it in 2-D, and which of its attributes are arguments."""
+    """A layer: its operator, the layer that computes it in 2-D, and which of its attributes are arguments.
+
+    `extra`: the attributes that only the 2-D layer has, with the values that mean what the 1-D one does.
+    """
 
     operator: str
     layer: type[nn.Module]
     lifted: type[nn.Module]
     tensors: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
+    extra: tuple[tuple[str, Any], ...] = ()
 
     @property
     def signature(self) -> inspect.Signature:
@@ -61,9 +65,10 @@ class ModuleSpelling:
 
     def lift_module(self, module: nn.Module, changes: Mapping[str, Any], axis: UnitAxis) -> nn.Module:
         # Not through __init__, which would draw initial weights: the layers of a family have the same attributes.
-        lifted = object.__new__(self.lifted)
+        lifted = object.__new__(self.lifted if self.lifted is not self.layer else type(module))
         take_contents(lifted, module, attributes=True)
         attributes = vars(lifted)
+        attributes.update(self.extra)
         attributes.update((name, changes[name]) for name in self.settings if name in changes)
         if "weight" in self.tensors:
             attributes["kernel_size"] = axis.pair(module.kernel_size, unit=1)
@@ -72,6 +77,8 @@ class ModuleSpelling:
             attributes["_reversed_padding_repeated_twice"] = axis.pads(pads)
         return lifted
 
+
+_POOL = ("kernel_size", "stride", "padding", "ceil_mode")
 
 MODULES: tuple[ModuleSpelling, ...] = (
     ModuleSpelling("conv1d", nn.Conv1d, nn.Conv2d, ("weight", "bias"), _CONVOLUTION),
@@ -84,6 +91,28 @@ MODULES: tuple[ModuleSpelling, ...] = (
     ),
     ModuleSpelling("batch_norm", nn.BatchNorm1d, nn.BatchNorm2d),
     ModuleSpelling("batch_norm", nn.SyncBatchNorm, nn.SyncBatchNorm),
+    ModuleSpelling("instance_norm", nn.InstanceNorm1d, nn.InstanceNorm2d),
+    ModuleSpelling("group_norm", nn.GroupNorm, nn.GroupNorm),
+    ModuleSpelling("local_response_norm", nn.LocalResponseNorm, nn.LocalResponseNorm),
+    ModuleSpelling("layer_norm", nn.LayerNorm, nn.LayerNorm, (), ("normalized_shape",)),
+    ModuleSpelling("layer_norm", nn.RMSNorm, nn.RMSNorm, (), ("normalized_shape",)),
+    ModuleSpelling("max_pool1d", nn.MaxPool1d, nn.MaxPool2d, (), (*_POOL, "dilation", "return_indices")),
+    ModuleSpelling("avg_pool1d", nn.AvgPool1d, nn.AvgPool2d, (), _POOL, (("divisor_override", None),)),
+    ModuleSpelling("lp_pool1d", nn.LPPool1d, nn.LPPool2d, (), ("kernel_size", "stride")),
+    ModuleSpelling("adaptive_avg_pool1d", nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, (), ("output_size",)),
+    ModuleSpelling(
+        "adaptive_max_pool1d", nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, (), ("output_size", "return_indices")
+    ),
+    ModuleSpelling("pad1d", nn.ZeroPad1d, nn.ZeroPad2d, (), ("padding",)),
+    ModuleSpelling("pad1d", nn.ConstantPad1d, nn.ConstantPad2d, (), ("padding",)),
+    ModuleSpelling("pad1d", nn.ReflectionPad1d, nn.ReflectionPad2d, (), ("padding",)),
+    ModuleSpelling("pad1d", nn.ReplicationPad1d, nn.ReplicationPad2d, (), ("padding",)),
+    ModuleSpelling("pad1d", nn.CircularPad1d, nn.CircularPad2d, (), ("padding",)),
+    ModuleSpelling("interpolate", nn.Upsample, nn.Upsample, (), ("size", "scale_factor", "mode", "align_corners")),
+    ModuleSpelling("softmax", nn.Softmax, nn.Softmax, (), ("dim",)),
+    ModuleSpelling("softmax", nn.LogSoftmax, nn.LogSoftmax, (), ("dim",)),
+    ModuleSpelling("softmax", nn.Softmin, nn.Softmin, (), ("dim",)),
+    ModuleSpelling("glu", nn.GLU, nn.GLU, (), ("dim",)),
     ModuleSpelling("dropout", nn.Dropout, nn.Dropout),
     ModuleSpelling("alpha_dropout", nn.AlphaDropout, nn.AlphaDropout),
     ModuleSpelling("feature_dropout", nn.Dropout1d, nn.Dropout2d),

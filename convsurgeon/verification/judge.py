@@ -31,6 +31,7 @@ def judge(
 ) -> list[Comparison]:
     """Compare everything that both runs left; outputs, written inputs and gradients must be the same set."""
     eps = torch.finfo(reference.narrowest).eps
+    floors = _floors(reference)
     found = []
     for name, ours in reference.leaves.items():
         if name.startswith("buffer ") and name not in candidate.leaves:
@@ -40,7 +41,7 @@ def judge(
             continue
         theirs = candidate.leaves[name]
         best = None if truth is None else truth.leaves.get(name)
-        found.append(_compare(sample, name, ours, theirs, best, tolerance, eps))
+        found.append(_compare(sample, name, ours, theirs, best, tolerance, eps, floors[_kind_of(name)]))
     for name in candidate.leaves:
         if name not in reference.leaves and not name.startswith("buffer "):
             found.append(_failed(sample, name, candidate.leaves[name], "absent from the reference"))
@@ -57,6 +58,7 @@ def judge_in_float64(sample: int, reference: Outcome, candidate: Outcome, dtype:
     original computes anew.
     """
     bound = _units(FLOOR, torch.finfo(dtype).eps)
+    floors = _floors(reference)
     found = []
     for name, ours in reference.leaves.items():
         theirs = candidate.leaves.get(name)
@@ -66,13 +68,29 @@ def judge_in_float64(sample: int, reference: Outcome, candidate: Outcome, dtype:
             a, b = _filled(_wide(ours)), _filled(_wide(theirs).reshape(ours.shape))
             rest = [axis for axis in range(a.dim()) if axis != 1 or a.dim() < 3]
             scale = a.abs().amax(rest, keepdim=True) if a.numel() else a.abs()
-            allowed = bound * scale + EXACT * _largest(a)
+            allowed = bound * scale + EXACT * max(_largest(a), floors[_kind_of(name)])
             if not bool(((a - b).abs() <= allowed).all()):
                 worst = float(allowed.max())
                 found.append(
                     _comparison(sample, f"{name} in float64", ours, _largest(a - b), None, worst, _largest(a), False)
                 )
     return found
+
+
+def _kind_of(name: str) -> str:
+    return name.partition(" ")[0]
+
+
+def _floors(reference: Outcome) -> dict[str, float]:
+    """The magnitude to which rounding is relative, by kind: for gradients, that of all of them.
+
+    Many a gradient is zero but for rounding: of a bias before a norm, of anything before a softmax.
+    """
+    floors = {_kind_of(name): 0.0 for name in reference.leaves}
+    for name, leaf in reference.leaves.items():
+        if name.startswith("gradient") and isinstance(leaf, torch.Tensor):
+            floors["gradient"] = max(floors["gradient"], _largest(_filled(_wide(leaf))))
+    return floors
 
 
 def raised(sample: int, error: Exception) -> Comparison:
@@ -82,7 +100,7 @@ def raised(sample: int, error: Exception) -> Comparison:
 
 
 def _compare(
-    sample: int, name: str, ours: Any, theirs: Any, truth: Any, tolerance: Tolerance | None, eps: float
+    sample: int, name: str, ours: Any, theirs: Any, truth: Any, tolerance: Tolerance | None, eps: float, floor: float
 ) -> Comparison:
     if not isinstance(ours, torch.Tensor) or not isinstance(theirs, torch.Tensor):
         both_nan = isinstance(ours, float) and ours != ours and theirs != theirs
@@ -101,7 +119,7 @@ def _compare(
     if not torch.equal(_holes(a), _holes(b)):
         return _failed(sample, name, ours, "infinities or NaNs where the original has none, or the other way round")
     a, b, c = _filled(a), _filled(b), None if c is None else _filled(c)
-    scale, difference = _largest(a), _largest(a - b)
+    scale, difference = max(_largest(a), floor), _largest(a - b)
     if tolerance is not None:
         allowed = tolerance.atol + tolerance.rtol * scale
         passed = bool(((a - b).abs() <= tolerance.atol + tolerance.rtol * a.abs()).all())

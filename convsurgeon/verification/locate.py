@@ -36,27 +36,37 @@ def first_divergence(
         inputs = widened_sample(sample) if wide else sample
         ours = _Steps(make(capture.root), capture.graph, inputs, state)
         theirs = _Steps(make(candidate), candidate.graph, inputs, state)
-        for new, value in theirs:
-            origin = new.meta.get(ORIGIN)
-            if origin is None or origin.node != new.name:
-                continue
-            old, expected = ours.reach(origin.node)
-            if not isinstance(value, torch.Tensor) or not isinstance(expected, torch.Tensor):
-                continue
-            seen = axis.lower(value) if origin.form == "2d" else value
-            difference = _difference(expected, seen)
-            if difference is not None:
-                name = operator_name(old, capture.modules)
-                return Divergence(
-                    new.name,
-                    module_of(old),
-                    name,
-                    operator_name(new, modules_of(candidate)) if origin.rule else name,
-                    tuple(expected.shape),
-                    str(expected.dtype).removeprefix("torch."),
-                    difference,
-                )
+        try:
+            for new, value in theirs:
+                origin = new.meta.get(ORIGIN)
+                if origin is None or origin.node != new.name:
+                    continue
+                old, expected = ours.reach(origin.node)
+                if isinstance(value, torch.Tensor) and isinstance(expected, torch.Tensor):
+                    difference = _difference(expected, axis.lower(value) if origin.form == "2d" else value)
+                    if difference is not None:
+                        return _divergence(new, old, expected, difference, capture, candidate)
+        except Exception:  # a node that fails where its origin doesn't is where they part, whatever it raises
+            new = theirs.at
+            old, expected = ours.reach(new.meta[ORIGIN].node)
+            return _divergence(new, old, expected, float("inf"), capture, candidate)
     return None
+
+
+def _divergence(
+    new: fx.Node, old: fx.Node, expected: Any, difference: float, capture: Capture, candidate: ConvertedModule
+) -> Divergence:
+    name = operator_name(old, capture.modules)
+    shaped = isinstance(expected, torch.Tensor)
+    return Divergence(
+        new.name,
+        module_of(old),
+        name,
+        operator_name(new, modules_of(candidate)) if new.meta[ORIGIN].rule else name,
+        tuple(expected.shape) if shaped else (),
+        str(expected.dtype).removeprefix("torch.") if shaped else type(expected).__name__,
+        difference,
+    )
 
 
 def _copied(module: nn.Module) -> nn.Module:
@@ -84,6 +94,12 @@ class _Steps:
         self._state = state
         self._steps = iter(self)
         self._passed: dict[str, tuple[fx.Node, Any]] = {}
+
+    @property
+    def at(self) -> fx.Node:
+        """The node that ran last, or failed."""
+        assert self._run.at is not None
+        return self._run.at
 
     def reach(self, name: str) -> tuple[fx.Node, Any]:
         """The node of this name and its value; what is passed on the way is kept for later."""

@@ -1,0 +1,55 @@
+"""Pools over the length."""
+
+from __future__ import annotations
+
+from convsurgeon.axis import UnitAxis
+from convsurgeon.rules.base import Arguments, Lifted, Refusal, rule
+
+
+@rule("max_pool1d", contiguous=True)
+def lift_max_pool(pool: Arguments, axis: UnitAxis) -> Lifted | Refusal:
+    """``max_pool1d`` is ``max_pool2d`` with a (1, K) window.
+
+    On the unit axis window, stride and dilation are 1, so ``ceil_mode`` adds nothing there.
+    """
+    if pool.return_indices:
+        return Refusal("it returns indices as well")
+    return Lifted(
+        "max_pool2d",
+        kernel_size=axis.pair(pool.kernel_size, unit=1),
+        stride=axis.pair(pool.stride or None, unit=1),
+        padding=axis.pair(pool.padding, unit=0),
+        dilation=axis.pair(pool.dilation, unit=1),
+    )
+
+
+@rule("avg_pool1d", contiguous=True)
+def lift_avg_pool(pool: Arguments, axis: UnitAxis) -> Lifted | Refusal:
+    """``avg_pool1d`` is ``avg_pool2d`` with a (1, K) window: as many elements are divided by as many."""
+    return Lifted(
+        "avg_pool2d",
+        kernel_size=axis.pair(pool.kernel_size, unit=1),
+        stride=axis.pair(pool.stride or None, unit=1),
+        padding=axis.pair(pool.padding, unit=0),
+    )
+
+
+@rule("lp_pool1d", contiguous=True)
+def lift_lp_pool(pool: Arguments, axis: UnitAxis) -> Lifted | Refusal:
+    """``lp_pool1d`` is ``lp_pool2d`` with a (1, K) window: the same sum of powers."""
+    return Lifted(
+        "lp_pool2d",
+        kernel_size=axis.pair(pool.kernel_size, unit=1),
+        stride=axis.pair(pool.stride or None, unit=1),
+    )
+
+
+@rule("adaptive_avg_pool1d", "adaptive_max_pool1d", contiguous=True)
+def lift_adaptive_pool(pool: Arguments, axis: UnitAxis) -> Lifted | Refusal:
+    """An adaptive pool to L' is one to (1, L')."""
+    if pool.return_indices:
+        return Refusal("it returns indices as well")
+    if not isinstance(pool.output_size, (int, tuple, list)) or pool.output_size in ((None,), [None]):
+        return Refusal("its output size is computed in the graph, or left open")
+    size = pool.output_size if not isinstance(pool.output_size, int) else (pool.output_size,)
+    return Lifted("adaptive_pool2d", output_size=axis.pair(tuple(size), unit=1))
