@@ -45,7 +45,7 @@ def consider(node: fx.Node, facts: Facts | None, modules: Modules, axis: UnitAxi
     call = read(node, modules)
     if isinstance(call, Refusal):
         return call
-    if seen is not None and seen.value is None:
+    if seen is not None and seen.value is None and not _may_answer(seen, call):
         return Refusal(f"its result is {_words(seen)}, not a tensor")
     if call is not None:
         return _by_rule(call, facts, axis)
@@ -54,12 +54,19 @@ def consider(node: fx.Node, facts: Facts | None, modules: Modules, axis: UnitAxi
     return _as_pointwise(node, seen, facts or {}, modules, axis)
 
 
+def _may_answer(seen: NodeFacts, call: Call | None) -> bool:
+    """Whether a rule may cover an operator whose result is no tensor: a tuple of them, or a plain answer."""
+    return call is not None and (bool(seen.items) or RULES[call.operator].query)
+
+
 def _by_rule(call: Call, facts: Facts | None, axis: UnitAxis) -> Candidate | Refusal:
     rule = RULES[call.operator]
     lifted = rule.lift(Arguments({name: _facts_of(value, facts) for name, value in call.arguments.items()}), axis)
     if isinstance(lifted, Refusal):
         return lifted
     operands = [value for name in rule.lifts for value in _flat(call.arguments.get(name))]
+    if call.operator != "index" and any(_is_tuple(value, facts) for value in operands):
+        return Refusal("it takes a tuple of values as a whole")
     for name, value in lifted.changes.items():
         for node in () if isinstance(value, Deferred) else _nodes(value):
             if facts is not None and facts[node].result is not int:
@@ -103,8 +110,12 @@ def _facts_of(value: Any, facts: Facts | None) -> Any:
         if facts is None:
             return None
         seen = facts[value]
-        return value if seen.value is None else seen.value
+        return seen.value or seen.items or value
     return value
+
+
+def _is_tuple(value: Any, facts: Facts | None) -> bool:
+    return isinstance(value, fx.Node) and facts is not None and facts[value].value is None
 
 
 def _flat(value: Any) -> list[Any]:

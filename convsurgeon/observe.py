@@ -45,12 +45,14 @@ class Value:
 class NodeFacts:
     """What one node did in the observed run.
 
-    `value` is None where the result is not one tensor; `result` is then its Python type. `overloads` are the ATen
+    `value` is None where the result is not one tensor; `result` is then its Python type, and `items` the facts of a
+    tuple of tensors. `overloads` are the ATen
     operators that it dispatched to, `resized` the operands whose own shape it may change (``unsqueeze_``).
     """
 
     value: Value | None
     result: type
+    items: tuple[Value, ...] = ()
     overloads: frozenset[Any] = frozenset()
     resized: tuple[fx.Node, ...] = ()
 
@@ -62,8 +64,9 @@ def has_form(node: fx.Node, facts: Facts | None, axis: UnitAxis) -> bool:
     """Whether the node's value is a tensor that takes part; without facts, every value that is asked about does."""
     if facts is None:
         return True
-    value = facts[node].value
-    return value is not None and axis.has_form(value.rank)
+    seen = facts[node]
+    values = seen.items if seen.value is None else (seen.value,)
+    return bool(values) and all(axis.has_form(value.rank) for value in values)
 
 
 class GraphRun(fx.Interpreter):
@@ -135,11 +138,17 @@ def observe(capture: Capture, sample: Sample) -> Facts:
             facts[node] = NodeFacts(
                 value=Value.of(result) if isinstance(result, torch.Tensor) else None,
                 result=type(result),
+                items=_items(result),
                 overloads=frozenset(dispatched.seen),
                 resized=tuple(node.all_input_nodes) if dispatched.reshaped else (),
             )
             dispatched.reset()
     return facts
+
+
+def _items(result: Any) -> tuple[Value, ...]:
+    plain = isinstance(result, (tuple, list)) and all(isinstance(one, torch.Tensor) for one in result)
+    return tuple(Value.of(one) for one in result) if plain else ()
 
 
 class _Overloads(WriteGuard):

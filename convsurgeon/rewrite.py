@@ -112,7 +112,8 @@ class _GraphWriter:
             target = step.spelling.lifted_target(node)
             args, kwargs = respell(step.spelling, node, step.lifted.changes)
         args, kwargs = fx.node.map_aggregate((args, kwargs), lambda leaf: self._argument(leaf, node, step))
-        new = self._new.create_node(node.op, target, args, kwargs, node.name, node.type)
+        op = "call_function" if node.op == "call_method" and callable(target) else node.op
+        new = self._new.create_node(op, target, args, kwargs, node.name, node.type)
         new.meta = _unshaped(node.meta)
         self._sign(new, node, step.rule.operator, "1d" if isinstance(step.lifted, Lowered) else "2d")
 

@@ -26,6 +26,12 @@ def in_place(values: Values, at: int, change: Callable[[torch.Tensor], torch.Ten
     return change(values[at]) if at else torch.relu(values[at])
 
 
+def halves(value: torch.Tensor) -> torch.Tensor:
+    """The gate of WaveNet: one half of the channels times a sigmoid of the other."""
+    first, second = value.chunk(2, 1)[0], value.chunk(2, 1)[1]
+    return torch.tanh(first) * torch.sigmoid(second)
+
+
 STEPS: dict[str, Step] = {
     "conv": lambda net, v, a, b: net.conv(v[a]),
     "shared conv": lambda net, v, a, b: net.conv(v[b]),
@@ -73,6 +79,13 @@ STEPS: dict[str, Step] = {
     "mean over channels": lambda net, v, a, b: v[a] * v[b].mean(1, keepdim=True),
     "std of rows": lambda net, v, a, b: v[a] + v[b].std(dim=(1, 2), keepdim=True),
     "gate by sum": lambda net, v, a, b: v[a] * torch.tanh(v[b].sum(-1))[:, :, None],
+    "chunk": lambda net, v, a, b: torch.cat(torch.cat([v[a], v[b]], 1).chunk(2, dim=1)[::-1], 1)[:, :C],
+    "gated halves": lambda net, v, a, b: halves(torch.cat([v[a], v[b]], 1)),
+    "split": lambda net, v, a, b: v[a].split([1, C - 1], 1)[0] * v[b],
+    "split length": lambda net, v, a, b: torch.cat([torch.split(v[a], 3, -1)[1], v[b]], -1)[..., 3:],
+    "roll": lambda net, v, a, b: torch.roll(v[a], 1, 1),
+    "by its shape": lambda net, v, a, b: v[a] / v[a].shape[-1] + v[b].size(1) + v[b].dim(),
+    "to its size": lambda net, v, a, b: F.interpolate(F.max_pool1d(v[a], 2), size=v[a].size(2)),
     "sum of channels": lambda net, v, a, b: v[a] + v[b].sum(1)[:, None],
     "channel slice": lambda net, v, a, b: torch.cat([v[a][:, 1:], v[b][..., 1:2, :]], 1),
     "row": lambda net, v, a, b: v[a] + v[b].mean((0, 1)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Literal
 
@@ -71,7 +72,24 @@ def _survey(capture: Capture, facts: Facts | None, axis: UnitAxis, selection: Se
             reason = "an in-place operator changes the shape of its result, or of what it takes"
         if reason is not None:
             survey.refuse(node, reason)
+    if facts is not None:
+        _refuse_loose_tuples(survey, facts)
     return survey
+
+
+def _refuse_loose_tuples(survey: Survey, facts: Facts) -> None:
+    """Keep a tuple of values 1-D unless it is only ever taken apart in the graph: a border changes one value."""
+    for node, seen in facts.items():
+        if not seen.items:
+            continue
+        loose = next((user for user in node.users if user.target is not operator.getitem), None)
+        refused = [user for user in node.users if user not in survey.candidates]
+        if node in survey.candidates and (loose is not None or refused):
+            survey.refuse(node, f"what it returns is used as a whole, by {(loose or refused[0]).name}")
+        if node not in survey.candidates:
+            for user in node.users:
+                if user in survey.candidates and user.target is operator.getitem:
+                    survey.refuse(user, f"it comes from {node.name}, which stays 1-D")
 
 
 def _refuse_pinned(survey: Survey, ownership: Ownership, capture: Capture) -> None:

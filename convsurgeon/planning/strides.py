@@ -20,9 +20,9 @@ def restored_operands(
 ) -> Iterator[tuple[tuple[str, str], str]]:
     """((node, operand), method) where the 1-D operator returns contiguous strides and the 2-D one might channels_last.
 
-    "contiguous" copies only if a call's operand needs it; it stands wherever the operand's layout is not settled by the
-    graph, but by what the caller passes in. "clone" copies always, where a value counts as contiguous and would be
-    taken for channels_last all the same.
+    "contiguous" copies only if a call's operand needs it; it stands wherever the order of the operand's strides is not
+    settled by the graph, but by what the caller passes in. "clone" copies always, for a value with one channel can
+    count as contiguous and be taken for channels_last all the same.
     """
     settled = _settled(candidates, graph, facts)
     for node in graph.nodes:
@@ -30,14 +30,15 @@ def restored_operands(
             continue
         for operand in candidates[node].operands:
             value = None if facts is None else facts[operand].value
-            if value is not None and not (value.is_contiguous and _stays_contiguous(value, axis)):
+            unordered = value is not None and not value.is_contiguous and operand not in settled
+            if value is not None and (unordered or _looks_channels_last(value, axis)):
                 yield (node.name, operand.name), "clone"
             elif operand not in settled:
                 yield (node.name, operand.name), "contiguous"
 
 
 def _settled(candidates: Mapping[fx.Node, Candidate], graph: fx.Graph, facts: Facts | None) -> set[fx.Node]:
-    """The values that are contiguous whatever the caller passes in."""
+    """The values whose strides are in the order of their axes whatever the caller passes in."""
     settled: set[fx.Node] = set()
     for node in graph.nodes:
         candidate = candidates.get(node)
@@ -46,7 +47,8 @@ def _settled(candidates: Mapping[fx.Node, Candidate], graph: fx.Graph, facts: Fa
         elif candidate is None:
             known = False
         else:
-            known = candidate.rule.contiguous or all(operand in settled for operand in candidate.operands)
+            makes_contiguous = candidate.rule.contiguous and _is_contiguous(node, facts)
+            known = makes_contiguous or all(operand in settled for operand in candidate.operands)
         if known:
             settled.add(node)
     return settled
@@ -57,20 +59,20 @@ def _is_contiguous(node: fx.Node, facts: Facts | None) -> bool:
     return value is None or value.is_contiguous
 
 
-def _stays_contiguous(value: Value, axis: UnitAxis) -> bool:
-    """Whether a contiguous value is taken for contiguous in 2-D as well.
+def _looks_channels_last(value: Value, axis: UnitAxis) -> bool:
+    """Whether operators take the 2-D form of a value for channels_last.
 
-    With one channel, (N, L, 1).transpose(1, 2) is contiguous, and channels_last too once the unit axis is in: operators
-    tell from the strides alone (c10/core/MemoryFormat.h, is_channels_last_strides_2d_s4).
+    They tell from the strides alone (c10/core/MemoryFormat.h, is_channels_last_strides_2d_s4): so of any transposed
+    value, and with one channel even of a contiguous one, (N, L, 1).transpose(1, 2).
     """
     shape, stride = axis.lifted_shape(value.shape), axis.lifted_stride(value.shape, value.stride)
     if len(shape) == 3:  # unbatched: operators put the batch in front
         shape, stride = (1, *shape), (shape[0] * stride[0], *stride)
     if len(shape) != 4 or stride[1] == 0:
-        return True
+        return False
     least = 0
     for at in (1, 3, 2, 0):
         if shape[at] == 0 or stride[at] < least or (at == 0 and least == stride[1]):
-            return True
+            return False
         least = stride[at] * max(shape[at], 1)
-    return False
+    return True

@@ -104,16 +104,18 @@ class ValueGraph:
             candidate = self._candidates.get(node)
             lifted = () if candidate is None else candidate.operands
             for operand in node.all_input_nodes:
-                if has_form(operand, self._facts, self._axis):
+                if operand in sizes and has_form(operand, self._facts, self._axis):
                     consumers = problem.consumers.setdefault(self._id(operand), [])
                     consumers.append(self._operator_id(node) if operand in lifted else _ONE_D)
         problem.ties = [tie for tie in self._ties() if not any(key in problem.fixed for key in tie)]
         return problem
 
     def _ties(self) -> Iterator[tuple[Any, Any]]:
-        """Calls of one module that is replaced: converted once, it serves them all."""
+        """Calls of one module that is replaced: converted once, it serves them all. A tuple of values and its items."""
         first: dict[Any, fx.Node] = {}
         for node, candidate in self._candidates.items():
+            if self._facts is not None and self._facts[node].items:
+                yield from ((node, user) for user in node.users)
             if candidate.replaces_module:
                 called = id(self._modules[str(node.target)])
                 if first.setdefault(called, node) is not node:

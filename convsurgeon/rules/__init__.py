@@ -9,6 +9,7 @@ from convsurgeon.rules import (
     padding,
     pointwise,
     pooling,
+    queries,
     resampling,
 )
 from convsurgeon.rules.base import RULES, Arguments, Deferred, Lifted, Lowered, Refusal, Rule
@@ -30,6 +31,7 @@ __all__ = [
     "padding",
     "pointwise",
     "pooling",
+    "queries",
     "resampling",
     "rules_table",
 ]

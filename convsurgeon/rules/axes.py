@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from convsurgeon.axis import UnitAxis
+from convsurgeon.observe import Value
 from convsurgeon.rules.base import Arguments, Lifted, Lowered, Refusal, rule
 
 
@@ -14,6 +15,24 @@ def lift_along(op: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     if not isinstance(op.dim, int) or op.input is None:
         return Refusal("its axis is not given, or computed in the graph")
     return Lifted("along", dim=axis.lifted_axis(op.dim, op.input.rank))
+
+
+@rule("split")
+def lift_split(op: Arguments, axis: UnitAxis) -> Lifted | Refusal:
+    """``split`` and ``chunk`` along axis `dim` are the same along where `dim` stands; each part is 2-D."""
+    if not isinstance(op.dim, int) or not isinstance(op.input, Value):
+        return Refusal("its axis is computed in the graph")
+    return Lifted("split", dim=axis.lifted_axis(op.dim, op.input.rank))
+
+
+@rule("roll")
+def lift_roll(op: Arguments, axis: UnitAxis) -> Lifted | Refusal:
+    """``roll`` along axes `dims` is ``roll`` along where they stand."""
+    dims = _axes(op.dims)
+    if dims is None or op.input is None:
+        return Refusal("it rolls the flattened value, or its axes are computed in the graph")
+    lifted = [axis.lifted_axis(dim, op.input.rank) for dim in dims]
+    return Lifted("roll", dims=lifted[0] if isinstance(op.dims, int) else lifted)
 
 
 @rule("flip")
@@ -64,8 +83,13 @@ def _keeps_form(op: Arguments, axis: UnitAxis) -> bool:
 
 @rule("index")
 def lift_index(op: Arguments, axis: UnitAxis) -> Lifted | Refusal:
-    """A slice of (N, C, L) is a slice of (N, C, 1, L) that takes the unit axis whole."""
-    if op.input is None or not hasattr(op.input, "rank"):
+    """A slice of (N, C, L) is a slice of (N, C, 1, L) that takes the unit axis whole.
+
+    An item of a tuple of values has the form that all of them have.
+    """
+    if isinstance(op.input, tuple):
+        return Lifted("index") if isinstance(op.index, int) else Refusal("it takes several of a tuple")
+    if not isinstance(op.input, Value):
         return Refusal("it is not a tensor that is indexed")
     index = op.index if isinstance(op.index, tuple) else (op.index,)
     if not all(isinstance(one, slice) or one is Ellipsis for one in index):

@@ -69,6 +69,7 @@ class Rule:
     `lifts` names the operands that are in the 2-D form when the operator is (a lifted module's own weight among them);
     others stay as they are. `must`: the operator is why we are here, and runs lifted wherever it can. `contiguous`: the
     1-D operator makes contiguous what it is given, or what it returns; the 2-D one would see channels_last instead.
+    `query`: its answer is no tensor.
     """
 
     operator: str
@@ -76,6 +77,7 @@ class Rule:
     lifts: tuple[str, ...]
     must: bool
     contiguous: bool
+    query: bool
 
     @property
     def equation(self) -> str:
@@ -88,13 +90,17 @@ RULES: dict[str, Rule] = {}
 
 
 def rule(
-    *operators: str, lifts: tuple[str, ...] = ("input",), must: bool = False, contiguous: bool = False
+    *operators: str,
+    lifts: tuple[str, ...] = ("input",),
+    must: bool = False,
+    contiguous: bool = False,
+    query: bool = False,
 ) -> Callable[[Lift], Lift]:
     """Register the decorated function as the rule of `operators`."""
 
     def register(lift: Lift) -> Lift:
         for operator in operators:
-            RULES[operator] = Rule(operator, lift, lifts, must, contiguous)
+            RULES[operator] = Rule(operator, lift, lifts, must, contiguous, query)
         return lift
 
     return register

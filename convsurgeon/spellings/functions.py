@@ -14,6 +14,7 @@ from torch import fx, nn
 
 from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Modules
+from convsurgeon.rules.queries import attribute_1d, rank_1d, size_1d
 from convsurgeon.spellings.base import Call, bind, signature_of
 
 
@@ -112,6 +113,21 @@ def _var(input, dim=None, unbiased=True, keepdim=False, *, correction=1, out=Non
 def _prod(input, dim=None, keepdim=False, *, dtype=None, out=None): ...  # type: ignore[no-untyped-def]
 
 
+def _size(input, dim=None, *, position=None): ...  # type: ignore[no-untyped-def]
+
+
+def _rank(input, *, position=None): ...  # type: ignore[no-untyped-def]
+
+
+def _attribute(input, name, *, position=None): ...  # type: ignore[no-untyped-def]
+
+
+def _split(input, sizes, dim=0): ...  # type: ignore[no-untyped-def]
+
+
+def _roll(input, shifts, dims=None): ...  # type: ignore[no-untyped-def]
+
+
 def _index(input, index): ...  # type: ignore[no-untyped-def]
 
 
@@ -170,6 +186,9 @@ FUNCTIONS: dict[Any, FunctionSpelling] = {
     **{spread: _row("reduce", _var) for spread in (torch.var, torch.std)},
     torch.prod: _row("reduce_one_axis", _prod),
     operator.getitem: _row("index", _index),
+    getattr: _row("attribute", _attribute, attribute_1d),
+    **{part: _row("split", _split) for part in (torch.split, torch.chunk, torch.tensor_split)},
+    torch.roll: _row("roll", _roll),
     **{join: _row("cat", _cat) for join in (torch.cat, torch.concat, torch.concatenate)},
     **{copy: _row("identity", _identity) for copy in (torch.clone, torch.detach)},
 }
@@ -189,6 +208,11 @@ METHODS: dict[str, FunctionSpelling] = {
     **{name: _row("reduce", _amax) for name in ("amax", "amin", "logsumexp")},
     **{name: _row("reduce", _var) for name in ("var", "std")},
     "prod": _row("reduce_one_axis", _prod),
+    "size": _row("size", _size, size_1d),
+    "dim": _row("size", _rank, rank_1d),
+    "ndimension": _row("size", _rank, rank_1d),
     "flip": _row("flip", _flip),
+    "roll": _row("roll", _roll),
+    **{name: _row("split", _split) for name in ("split", "chunk", "tensor_split")},
     "prelu": _row("prelu", _prelu),
 }
