@@ -7,6 +7,7 @@ hook-style weight norm), and rebuilds GraphModules from their code.
 from __future__ import annotations
 
 import copy
+import functools
 import types
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
@@ -56,11 +57,13 @@ def rewrap(like: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
         result: torch.Tensor = nn.Parameter(data, requires_grad=like.requires_grad)
     else:
         result = data.requires_grad_() if like.is_leaf and like.requires_grad else data
-    result.__dict__.update({k: v for k, v in vars(like).items() if not isinstance(v, torch.Tensor)})
-    if result.is_leaf and result.requires_grad:
-        for hook in (like._backward_hooks or {}).values():
+    if vars(like):
+        vars(result).update((k, v) for k, v in vars(like).items() if not isinstance(v, torch.Tensor))
+    if like._backward_hooks and result.requires_grad:
+        for hook in like._backward_hooks.values():
             result.register_hook(hook)
-        for hook in (getattr(like, "_post_accumulate_grad_hooks", None) or {}).values():
+    if like._post_accumulate_grad_hooks and result.requires_grad:
+        for hook in like._post_accumulate_grad_hooks.values():
             result.register_post_accumulate_grad_hook(hook)
     return result
 
@@ -90,10 +93,16 @@ def _blank(module: nn.Module) -> nn.Module:
         return copy.deepcopy(module)
     # GraphModule.__new__ would make a class without a forward; the clone runs the code of the original's class.
     blank = object.__new__(type(module))
-    for slot in {slot for cls in type(module).__mro__ for slot in vars(cls).get("__slots__", ())}:
+    kind: Any = type(module)
+    for slot in _slots_of(kind):
         if hasattr(module, slot):
             object.__setattr__(blank, slot, getattr(module, slot))
     return blank
+
+
+@functools.cache
+def _slots_of(kind: Any) -> tuple[str, ...]:
+    return tuple({slot for cls in kind.__mro__ for slot in vars(cls).get("__slots__", ())})
 
 
 def _collect_tensors(value: Any, owner: nn.Module, held: dict[int, tuple[torch.Tensor, nn.Module]]) -> None:
@@ -109,13 +118,14 @@ def _collect_tensors(value: Any, owner: nn.Module, held: dict[int, tuple[torch.T
 
 def _cloned_tensors(held: dict[int, tuple[torch.Tensor, nn.Module]], policy: Policy) -> Iterator[tuple[int, Any]]:
     """Each tensor's clone by the original's id; a storage that several tensors see is copied once, for all of them."""
-    seen_by = Counter(memory_of(tensor) for tensor, _ in held.values())
+    dtypes = {key: policy(tensor, owner) for key, (tensor, owner) in held.items()}
+    seen_by = Counter(memory_of(held[key][0]) for key, dtype in dtypes.items() if dtype is not None)
     copies: dict[tuple[int, torch.dtype, torch.dtype], torch.Tensor] = {}
-    for key, (tensor, owner) in held.items():
-        dtype = policy(tensor, owner)
+    for key, (tensor, _) in held.items():
+        dtype = dtypes[key]
         if dtype is None and not tensor.is_inference():
             data = tensor.data
-        elif seen_by[memory_of(tensor)] == 1 or tensor.is_meta or tensor.layout is not torch.strided:
+        elif seen_by[memory_of(tensor)] <= 1 or tensor.is_meta or tensor.layout is not torch.strided:
             data = tensor.detach().to(dtype or tensor.dtype, copy=True)
         else:
             where = (memory_of(tensor), tensor.dtype, dtype or tensor.dtype)

@@ -10,6 +10,8 @@ from torch import nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from convsurgeon.cloning import memory_of
+
 
 class WriteGuard(TorchDispatchMode):
     """While active, keeps a copy of each parameter of `module` before the first write to it; puts them back on leaving.
@@ -21,15 +23,19 @@ class WriteGuard(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self._parameters: dict[int, list[torch.Tensor]] = {}
         for parameter in module.parameters():
-            self._parameters.setdefault(_memory(parameter), []).append(parameter.data)
+            self._parameters.setdefault(memory_of(parameter), []).append(parameter.data)
         self._saved: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.protect(func, args, kwargs)
+        return func(*args, **(kwargs or {}))
+
+    def protect(self, func: Any, args: Any, kwargs: Any) -> None:
+        """Keep a copy of what `func` is about to write to; a subclass calls this before it runs `func`."""
         if func._schema.is_mutable:
             for leaf in pytree.tree_leaves((args, kwargs)):
                 if isinstance(leaf, torch.Tensor):
-                    self._saved += [(kept, kept.clone()) for kept in self._parameters.pop(_memory(leaf), ())]
-        return func(*args, **(kwargs or {}))
+                    self._saved += [(kept, kept.clone()) for kept in self._parameters.pop(memory_of(leaf), ())]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -37,7 +43,3 @@ class WriteGuard(TorchDispatchMode):
         super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]  # likewise
         for parameter, before in self._saved:
             parameter.copy_(before)
-
-
-def _memory(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else id(tensor)

@@ -166,4 +166,5 @@ class _Overloads(WriteGuard):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.seen.add(func)
         self.reshaped = self.reshaped or torch.Tag.inplace_view in func.tags
-        return super().__torch_dispatch__(func, types, args, kwargs)
+        self.protect(func, args, kwargs)
+        return func(*args, **(kwargs or {}))

@@ -175,7 +175,7 @@ def _lift_tree(tree: nn.Module, plan: Plan) -> nn.Module:
                 new = step.spelling.lift_module(old, step.lifted.changes, plan.axis)
                 assert new is not None
                 replaced[id(old)] = new
-    inlined = {id(modules[path]) for path in inlined_paths(tree, plan.graph)}
+    inlined = {id(modules[path]) for path in inlined_paths(modules, plan.graph)}
     _scope(tree, replaced, inlined | set(moved))
     for parent in {id(m): m for m in (*tree.modules(), *replaced.values())}.values():
         for name, child in parent._modules.items():

@@ -187,13 +187,12 @@ def _explain(root: nn.Module, error: Exception) -> str:
     )
 
 
-def inlined_paths(root: nn.Module, graph: fx.Graph) -> set[str]:
+def inlined_paths(modules: Modules, graph: fx.Graph) -> set[str]:
     """The submodules whose forward the graph holds: on the way to a call, but not called as a whole."""
     stacks = (node.meta.get("nn_module_stack", {}).values() for node in graph.nodes)
     paths = {str(entry[0]) for stack in stacks for entry in stack}
     called = {str(node.target) for node in graph.find_nodes(op="call_module")}
-    known = {name for name, _ in root.named_modules(remove_duplicate=False)}
-    return (paths - called - {""}) & known
+    return (paths - called - {""}) & modules.keys()
 
 
 def fetch(root: nn.Module, target: str) -> Any:

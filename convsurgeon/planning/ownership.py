@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import fx, nn
+from torch import nn
 
-from convsurgeon.capture import fetch, inlined_paths
+from convsurgeon.capture import Capture, fetch, inlined_paths
 from convsurgeon.capture.tracer import computes_as_its_layer
 
 
@@ -23,13 +23,16 @@ class Owner:
 class Ownership:
     """Who holds each tensor of a module tree, and which of them compute with it outside the graph's sight."""
 
-    def __init__(self, root: nn.Module, graph: fx.Graph) -> None:
-        self._root = root
+    def __init__(self, capture: Capture) -> None:
+        self._root = capture.root
         self._owners: dict[int, list[Owner]] = {}
         self._tensors: dict[str, torch.Tensor] = {}
-        self._called = {str(node.target) for node in graph.find_nodes(op="call_module")}
-        self._inlined = {id(root.get_submodule(path)) for path in inlined_paths(root, graph)}
-        for path, module in root.named_modules():
+        self._called = {str(node.target) for node in capture.graph.find_nodes(op="call_module")}
+        self._inlined = {id(capture.modules[path]) for path in inlined_paths(capture.modules, capture.graph)}
+        first = {id(module): path for path, module in reversed(list(capture.modules.items()))}
+        for path, module in capture.modules.items():
+            if first[id(module)] != path:
+                continue
             for held in (module._parameters, module._buffers, vars(module)):
                 for name, tensor in held.items():
                     if isinstance(tensor, torch.Tensor):

@@ -32,8 +32,8 @@ def make_plan(
 ) -> Plan:
     """Plan the conversion of a captured graph from the `facts` of one run; without them, each convolution alone."""
     axis = UnitAxis(unit_axis)
-    ownership = Ownership(capture.root, capture.graph)
-    survey = _survey(capture, facts, axis, Selection.of(capture.root, include, exclude))
+    ownership = Ownership(capture)
+    survey = _survey(capture, facts, axis, Selection.of(capture.modules, include, exclude))
     _refuse_pinned(survey, ownership, capture)
     graph = ValueGraph(capture, facts, axis, survey, ownership)
     regions = lift == "regions" and facts is not None

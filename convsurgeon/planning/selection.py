@@ -8,7 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import fx, nn
+from torch import fx
+
+from convsurgeon.capture import Modules
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +28,15 @@ class Selection:
     names: dict[str, tuple[str, ...]]
 
     @classmethod
-    def of(cls, root: nn.Module, include: Sequence[str], exclude: Sequence[str]) -> Selection:
-        """Check the globs against the modules of `root`.
+    def of(cls, modules: Modules, include: Sequence[str], exclude: Sequence[str]) -> Selection:
+        """Check the globs against the names of `modules`.
 
         Raises:
             ValueError: a glob that matches no module.
             TypeError: not a sequence of strings.
         """
         by_module: dict[int, list[str]] = {}
-        for name, module in root.named_modules(remove_duplicate=False):
+        for name, module in modules.items():
             by_module.setdefault(id(module), []).append(name)
         names = {name: tuple(aliases) for aliases in by_module.values() for name in aliases}
         for argument, globs in (("include", include), ("exclude", exclude)):

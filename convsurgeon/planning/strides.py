@@ -38,7 +38,11 @@ def restored_operands(
 
 
 def _settled(candidates: Mapping[fx.Node, Candidate], graph: fx.Graph, facts: Facts | None) -> set[fx.Node]:
-    """The values whose strides are in the order of their axes whatever the caller passes in."""
+    """The values whose strides are in the order of their axes whatever the caller passes in.
+
+    One settled operand is taken to be enough: where a caller passes another layout than the sample's and it is added to
+    what a convolution returned, strides can still differ from the original's, though no number does.
+    """
     settled: set[fx.Node] = set()
     for node in graph.nodes:
         candidate = candidates.get(node)
@@ -48,7 +52,7 @@ def _settled(candidates: Mapping[fx.Node, Candidate], graph: fx.Graph, facts: Fa
             known = False
         else:
             makes_contiguous = candidate.rule.contiguous and _is_contiguous(node, facts)
-            known = makes_contiguous or all(operand in settled for operand in candidate.operands)
+            known = makes_contiguous or any(operand in settled for operand in candidate.operands)
         if known:
             settled.add(node)
     return settled

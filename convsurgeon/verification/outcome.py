@@ -99,7 +99,8 @@ class _Watch(WriteGuard):
         self.narrowest = torch.float64
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = super().__torch_dispatch__(func, types, args, kwargs)
+        self.protect(func, args, kwargs)
+        result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
         if torch.Tag.nondeterministic_seeded in func.tags and "bernoulli" not in name and "dropout" not in name:
             self.draws.add(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any, Literal
 
 from convsurgeon.errors import EquivalenceError
@@ -76,9 +77,8 @@ class Divergence:
 
     def __str__(self) -> str:
         where = self.module or self.node
-        return (
-            f"{where}: {self.operator} -> {self.becomes}, {list(self.shape)} {self.dtype}, off by {self.difference:.1e}"
-        )
+        off = f"off by {self.difference:.1e}" if isfinite(self.difference) else "which has another shape, or fails"
+        return f"{where}: {self.operator} -> {self.becomes}, {list(self.shape)} {self.dtype}, {off}"
 
 
 @dataclass(frozen=True, slots=True)
