@@ -140,7 +140,11 @@ def observe(capture: Capture, sample: Sample) -> Facts:
                 result=type(result),
                 items=_items(result),
                 overloads=frozenset(dispatched.seen),
-                resized=tuple(node.all_input_nodes) if dispatched.reshaped else (),
+                resized=tuple(
+                    operand
+                    for operand in (node.all_input_nodes if dispatched.reshaped else ())
+                    if any(run.env[operand] is tensor for tensor in dispatched.reshaped)
+                ),
             )
             dispatched.reset()
     return facts
@@ -152,7 +156,7 @@ def _items(result: Any) -> tuple[Value, ...]:
 
 
 class _Overloads(WriteGuard):
-    """Records the overloads that run, and whether one changes the shape of its operand (``unsqueeze_``)."""
+    """Records the overloads that run, and the tensors whose own shape one may change (``unsqueeze_``)."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module)
@@ -161,10 +165,11 @@ class _Overloads(WriteGuard):
     def reset(self) -> None:
         """Forget what was recorded."""
         self.seen: set[Any] = set()
-        self.reshaped = False
+        self.reshaped: list[torch.Tensor] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.seen.add(func)
-        self.reshaped = self.reshaped or torch.Tag.inplace_view in func.tags
+        if torch.Tag.inplace_view in func.tags:
+            self.reshaped.append(args[0])
         self.protect(func, args, kwargs)
         return func(*args, **(kwargs or {}))

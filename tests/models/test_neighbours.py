@@ -175,6 +175,7 @@ NETWORKS: dict[str, nn.Module] = {
     "causal TCN": Causal(),
     "U-Net": UNet(),
     "InceptionTime": Inception(),
+    "adaptive pool": nn.Sequential(conv(), nn.AdaptiveAvgPool1d(1), conv(), nn.AdaptiveMaxPool1d(1), conv()),
     "MelGAN": nn.Sequential(
         nn.ReflectionPad1d(3), nn.Conv1d(4, 8, 7), nn.LeakyReLU(0.2), nn.ConvTranspose1d(8, 4, 4, 2, 1), nn.Tanh()
     ),
