@@ -17,7 +17,8 @@ UNTAGGED = frozenset(
     {
         # casts and copies keep every element where it is
         *(aten._to_copy, aten.detach, aten.alias, aten.lift_fresh, aten.copy_),
-        # computed per element, without the tag in torch 2.13
+        # computed per element, without the tag in torch 2.13, or in 2.6
+        aten.leaky_relu,
         *(
             aten.hardswish,
             aten.log_sigmoid_forward,
