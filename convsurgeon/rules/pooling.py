@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from convsurgeon.axis import UnitAxis
 from convsurgeon.rules.base import Arguments, Lifted, Refusal, rule
 
@@ -16,8 +18,7 @@ def lift_max_pool(pool: Arguments, axis: UnitAxis) -> Lifted | Refusal:
         return Refusal("it returns indices as well")
     return Lifted(
         "max_pool2d",
-        kernel_size=axis.pair(pool.kernel_size, unit=1),
-        stride=axis.pair(pool.stride or None, unit=1),
+        **_window(pool, axis),
         padding=axis.pair(pool.padding, unit=0),
         dilation=axis.pair(pool.dilation, unit=1),
     )
@@ -26,22 +27,13 @@ def lift_max_pool(pool: Arguments, axis: UnitAxis) -> Lifted | Refusal:
 @rule("avg_pool1d", contiguous=True)
 def lift_avg_pool(pool: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     """``avg_pool1d`` is ``avg_pool2d`` with a (1, K) window: as many elements are divided by as many."""
-    return Lifted(
-        "avg_pool2d",
-        kernel_size=axis.pair(pool.kernel_size, unit=1),
-        stride=axis.pair(pool.stride or None, unit=1),
-        padding=axis.pair(pool.padding, unit=0),
-    )
+    return Lifted("avg_pool2d", **_window(pool, axis), padding=axis.pair(pool.padding, unit=0))
 
 
 @rule("lp_pool1d", contiguous=True)
 def lift_lp_pool(pool: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     """``lp_pool1d`` is ``lp_pool2d`` with a (1, K) window: the same sum of powers."""
-    return Lifted(
-        "lp_pool2d",
-        kernel_size=axis.pair(pool.kernel_size, unit=1),
-        stride=axis.pair(pool.stride or None, unit=1),
-    )
+    return Lifted("lp_pool2d", **_window(pool, axis))
 
 
 @rule("adaptive_avg_pool1d", "adaptive_max_pool1d", contiguous=True)
@@ -53,3 +45,11 @@ def lift_adaptive_pool(pool: Arguments, axis: UnitAxis) -> Lifted | Refusal:
         return Refusal("its output size is computed in the graph, or left open")
     size = pool.output_size if not isinstance(pool.output_size, int) else (pool.output_size,)
     return Lifted("adaptive_pool2d", output_size=axis.pair(tuple(size), unit=1))
+
+
+def _window(pool: Arguments, axis: UnitAxis) -> dict[str, Any]:
+    """The window and its stride; no stride is the window's own, on both axes."""
+    return {
+        "kernel_size": axis.pair(pool.kernel_size, unit=1),
+        "stride": axis.pair(pool.stride or None, unit=1),
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -90,8 +90,3 @@ def respell(spelling: Spelling, node: fx.Node, changes: Mapping[str, Any]) -> tu
 def _renamed(signature: inspect.Signature, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     known = signature.parameters
     return {NUMPY_NAMES.get(name, name) if name not in known else name: value for name, value in kwargs.items()}
-
-
-def signature_of(stub: Callable[..., Any]) -> inspect.Signature:
-    """The signature of a stub, for operators written in C++, which have none."""
-    return inspect.signature(stub)

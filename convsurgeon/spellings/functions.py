@@ -15,7 +15,7 @@ from torch import fx, nn
 from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Modules
 from convsurgeon.rules.queries import attribute_1d, rank_1d, size_1d
-from convsurgeon.spellings.base import Call, bind, signature_of
+from convsurgeon.spellings.base import Call, bind
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ def _index(input, index): ...  # type: ignore[no-untyped-def]
 
 
 def _row(operator: str, stub: Callable[..., Any], lifted: Callable[..., Any] | None = None) -> FunctionSpelling:
-    return FunctionSpelling(operator, signature_of(stub), lifted)
+    return FunctionSpelling(operator, inspect.signature(stub), lifted)
 
 
 FUNCTIONS: dict[Any, FunctionSpelling] = {
