@@ -13,10 +13,12 @@ import torch
 class UnitAxis:
     """The axis of size 1 that makes a 1-D value 2-D, counted from the right of the 2-D value.
 
-    ``-2``: (N, C, L) <-> (N, C, 1, L), kernels (1, K). ``-1``: (N, C, L) <-> (N, C, L, 1), kernels (K, 1).
+    ``-2``: (N, C, L) <-> (N, C, 1, L), kernels (1, K). ``-1``: (N, C, L) <-> (N, C, L, 1), kernels (K, 1). `square`:
+    strides and dilations are to be equal on both axes.
     """
 
     position: Literal[-2, -1]
+    square: bool = False
 
     def has_form(self, rank: int) -> bool:
         """Whether a value of this rank takes part; a lower one broadcasts against both forms as it is."""
@@ -52,6 +54,16 @@ class UnitAxis:
         (length,) = value if isinstance(value, (tuple, list)) else (value,)
         return (unit, length) if self.position == -2 else (length, unit)
 
+    def steps(self, value: Any) -> Any:
+        """A stride or dilation: s -> (1, s), or (s, s) if they are to be equal.
+
+        On an axis of one element, under a kernel of one, every step means the same.
+        """
+        if not self.square or value is None:
+            return self.pair(value, unit=1)
+        (length,) = value if isinstance(value, (tuple, list)) else (value,)
+        return (length, length)
+
     def pads(self, pads: Sequence[int]) -> list[int]:
         """Pads as ``F.pad`` takes them, last axis first: [l, r] -> [l, r, 0, 0], or [0, 0, l, r]."""
         return [*pads, 0, 0] if self.position == -2 else [0, 0, *pads]
@@ -61,16 +73,52 @@ class UnitAxis:
         at = -2 * (self.position + 1)
         return [*pads[:at], 0, 0, *pads[at:]] if len(pads) > at else list(pads)
 
-    def lifted_index(self, index: Sequence[Any], rank: int) -> tuple[Any, ...]:
-        """An index of slices and at most one Ellipsis, that takes the unit axis whole."""
-        behind = -self.position - 1
-        if Ellipsis in index:
-            at = len(index) - behind
-            covered = len(index) - list(index).index(Ellipsis) - 1 > behind
-        else:
-            at = rank + self.position + 1
-            covered = len(index) > at
-        return (*index[:at], slice(None), *index[at:]) if covered else tuple(index)
+    def inserted_axis(self, axis: int, rank: int) -> int | None:
+        """Where ``unsqueeze`` of a rank-`rank` value inserts an axis in the 2-D form; None behind the length.
+
+        There, the unit axis of what results would have to stand elsewhere: (N, C, L) -> (N, C, L, 1).
+        """
+        if axis % (rank + 1) == rank:
+            return None
+        return axis - 1 if axis < 0 else axis
+
+    def unsqueezed_with_unit(self, axis: int, rank: int) -> tuple[int, tuple[int, int, int]] | None:
+        """``unflatten``'s axis and sizes that insert `axis` and the unit axis at once; None if they are not neighbours.
+
+        (N, L) -> (N, 1, 1, L) is ``unflatten(-1, (1, 1, -1))``, (C, L) -> (1, C, 1, L) ``unflatten(-2, (1, -1, 1))``,
+        and (N, C) -> (N, C, 1, 1) ``unflatten(-1, (-1, 1, 1))``.
+        """
+        behind = rank - axis % (rank + 1)
+        if behind == 0:
+            return -1, (-1, 1, 1)
+        if self.position == -2:
+            return {1: (-1, (1, 1, -1)), 2: (-2, (1, -1, 1))}.get(behind)
+        return {1: (-1, (1, -1, 1))}.get(behind)
+
+    def lifted_order(self, dims: Sequence[int], rank: int) -> tuple[int, ...]:
+        """``permute``'s axes: (0, 2, 1) -> (0, 3, 2, 1), or (0, 2, 1, 3). The unit axis keeps its place."""
+        lifted = [self.lifted_axis(dim, rank) for dim in dims]
+        unit = self.position if any(dim < 0 for dim in dims) else rank + 1 + self.position
+        at = len(lifted) + self.position + 1
+        return (*lifted[:at], unit, *lifted[at:])
+
+    def lifted_index(self, index: Sequence[Any], rank: int) -> tuple[Any, ...] | None:
+        """An index of slices, integers, None and at most one Ellipsis, with the unit axis' own entry.
+
+        The unit axis is taken whole, or with the length, if that is reduced to one element. None if the index adds an
+        axis behind the length, where the unit axis would have to stand elsewhere.
+        """
+        taking = [at for at, one in enumerate(index) if one is not None and one is not Ellipsis]
+        rest = index.index(Ellipsis) if Ellipsis in index else -1
+        ends = bool(taking) and (taking[-1] > rest if rest >= 0 else len(taking) == rank)
+        last = taking[-1] if ends else rest if rest >= 0 else len(index) - 1
+        if any(one is None for one in index[last + 1 :]):
+            return None
+        if not ends:
+            return tuple(index)
+        unit = slice(None) if isinstance(index[last], slice) else 0
+        at = last if self.position == -2 else last + 1
+        return (*index[:at], unit, *index[at:])
 
     def lift(self, value: torch.Tensor) -> torch.Tensor:
         """The 2-D form of a 1-D value, as a view."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,24 +11,39 @@ from torch import fx
 from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Modules
 from convsurgeon.observe import Facts, NodeFacts, has_form
-from convsurgeon.rules import RULES, Arguments, Deferred, Lifted, Refusal, Rule
+from convsurgeon.rules import RULES, Arguments, Computed, Deferred, Lifted, Lowered, Raised, Refusal, Rule, Ways
 from convsurgeon.rules.pointwise import broadcasts, is_elementwise
 from convsurgeon.spellings import Call, ModuleSpelling, Spelling, State, has_state, is_torchs_own, read
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A node that can run in 2-D: by which rule, as what, and which of its operands are 2-D then.
+    """A node that can run in 2-D: by which rule, in which ways, and which of its operands are 2-D then.
 
     `state` names the tensors that the called module holds and that move with it. `spelling` is None where the node
-    stays as it is but for its operands.
+    stays as it is but for its operands. In a plan, one way is left.
     """
 
     rule: Rule
-    lifted: Lifted
+    ways: Ways
     operands: tuple[fx.Node, ...]
     state: tuple[str, ...] = ()
     spelling: Spelling | None = None
+
+    @property
+    def lifted(self) -> Lifted:
+        """The way that is taken, or the first."""
+        return self.ways[0]
+
+    def way(self, kind: type[Lifted]) -> Lifted | None:
+        """The way of exactly this kind, if there is one."""
+        return next((way for way in self.ways if type(way) is kind), None)
+
+    def taking(self, kind: type[Lifted]) -> Candidate:
+        """This candidate with one way left; a raised one takes its operands in 1-D."""
+        way = self.way(kind)
+        assert way is not None, f"{self.rule.operator} can't be {kind.__name__}"
+        return replace(self, ways=(way,), operands=() if kind is Raised else self.operands)
 
     @property
     def replaces_module(self) -> bool:
@@ -48,7 +63,7 @@ def consider(node: fx.Node, facts: Facts | None, modules: Modules, axis: UnitAxi
     if seen is not None and seen.value is None and not _may_answer(seen, call):
         return Refusal(f"its result is {_words(seen)}, not a tensor")
     if call is not None:
-        return _by_rule(call, facts, axis)
+        return _by_rule(node, call, facts, axis)
     if seen is None:
         return Refusal("without samples only convolutions are known")
     return _as_pointwise(node, seen, facts or {}, modules, axis)
@@ -59,25 +74,53 @@ def _may_answer(seen: NodeFacts, call: Call | None) -> bool:
     return call is not None and (bool(seen.items) or RULES[call.operator].query)
 
 
-def _by_rule(call: Call, facts: Facts | None, axis: UnitAxis) -> Candidate | Refusal:
+def _by_rule(node: fx.Node, call: Call, facts: Facts | None, axis: UnitAxis) -> Candidate | Refusal:
     rule = RULES[call.operator]
-    lifted = rule.lift(Arguments({name: _facts_of(value, facts) for name, value in call.arguments.items()}), axis)
-    if isinstance(lifted, Refusal):
-        return lifted
+    known = {name: _facts_of(value, facts) for name, value in call.arguments.items()}
+    answer = rule.lift(Arguments({**known, "result": _facts_of(node, facts)}), axis)
+    if isinstance(answer, Refusal):
+        return answer
+    if call.arguments.get("out") is not None:
+        return Refusal("it writes to an out= argument")
+    ways = tuple(_in_nodes(way) for way in (answer if isinstance(answer, tuple) else (answer,)))
     operands = [value for name in rule.lifts for value in _flat(call.arguments.get(name))]
-    if call.operator != "index" and any(_is_tuple(value, facts) for value in operands):
+    if not rule.unpacks and any(_is_tuple(value, facts) for value in operands):
         return Refusal("it takes a tuple of values as a whole")
-    for name, value in lifted.changes.items():
-        for node in () if isinstance(value, Deferred) else _nodes(value):
-            if facts is not None and facts[node].result is not int:
-                return Refusal(f"its {name} is computed in the graph, as {_words(facts[node])}")
-    return Candidate(
-        rule,
-        lifted,
-        tuple(value for value in operands if isinstance(value, fx.Node) and has_form(value, facts, axis)),
-        tuple(value.name for value in operands if isinstance(value, State)),
-        call.spelling,
-    )
+    taken = tuple(value for value in operands if isinstance(value, fx.Node) and has_form(value, facts, axis))
+    state = tuple(value.name for value in operands if isinstance(value, State) and axis.has_form(value.value.rank))
+    computed = _computed_otherwise(ways, facts)
+    if computed is not None:
+        return computed
+    if not rule.query and not has_form(node, facts, axis):
+        ways = tuple(way for way in ways if isinstance(way, Lowered))
+    if facts is not None and not taken:
+        ways = tuple(way for way in ways if isinstance(way, Raised))
+    if all(isinstance(way, Raised) for way in ways):
+        taken = ()
+    if not ways:
+        return Refusal("the rank of what it takes or returns is too low to have a 2-D form")
+    return Candidate(rule, ways, taken, state, call.spelling)
+
+
+def _in_nodes(way: Lifted) -> Lifted:
+    """A rule's answer with the nodes themselves, where it passed on what the graph computes."""
+
+    def node_of(leaf: Any) -> Any:
+        if isinstance(leaf, Deferred):
+            return Deferred(leaf.function, fx.node.map_aggregate(leaf.args, node_of))
+        return leaf.node if isinstance(leaf, Computed) else leaf
+
+    return type(way)(way.operator, **fx.node.map_aggregate(way.changes, node_of))
+
+
+def _computed_otherwise(ways: Ways, facts: Facts | None) -> Refusal | None:
+    """Why an argument that changes can't be computed in the graph: only whole numbers can."""
+    for way in ways:
+        for name, value in way.changes.items():
+            for node in () if isinstance(value, Deferred) else _nodes(value):
+                if facts is not None and facts[node].result is not int:
+                    return Refusal(f"its {name} is computed in the graph, as {_words(facts[node])}")
+    return None
 
 
 def _as_pointwise(
@@ -97,7 +140,7 @@ def _as_pointwise(
     if layout not in (None, torch.contiguous_format, torch.preserve_format):
         return Refusal(f"memory_format={layout} means another layout in 2-D")
     lifted = tuple(operand for operand in operands if has_form(operand, facts, axis))
-    return Candidate(RULES["pointwise"], Lifted("pointwise"), lifted)
+    return Candidate(RULES["pointwise"], (Lifted("pointwise"),), lifted)
 
 
 def _facts_of(value: Any, facts: Facts | None) -> Any:
@@ -110,7 +153,7 @@ def _facts_of(value: Any, facts: Facts | None) -> Any:
         if facts is None:
             return None
         seen = facts[value]
-        return seen.value or seen.items or value
+        return seen.value or seen.items or Computed(value, seen.result)
     return value
 
 

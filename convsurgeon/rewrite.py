@@ -109,7 +109,7 @@ class _GraphWriter:
     def _lift(self, node: fx.Node, step: Candidate) -> None:
         target, args, kwargs = node.target, node.args, dict(node.kwargs)
         if step.spelling is not None:
-            target = step.spelling.lifted_target(node)
+            target = step.spelling.lifted_target(node, step.lifted)
             args, kwargs = respell(step.spelling, node, step.lifted.changes)
         args, kwargs = fx.node.map_aggregate((args, kwargs), lambda leaf: self._argument(leaf, node, step))
         op = "call_function" if node.op == "call_method" and callable(target) else node.op

@@ -32,6 +32,18 @@ def halves(value: torch.Tensor) -> torch.Tensor:
     return torch.tanh(first) * torch.sigmoid(second)
 
 
+def shuffled(value: torch.Tensor) -> torch.Tensor:
+    """The channel shuffle of ShuffleNet, as it is written out in most models."""
+    n, channels, length = value.shape
+    return value.view(n, 2, channels // 2, length).transpose(1, 2).reshape(n, channels, length)
+
+
+def unpooled(value: torch.Tensor) -> torch.Tensor:
+    """The largest of each pair, at its place, and zeros."""
+    pooled, indices = F.max_pool1d(value, 2, return_indices=True)
+    return F.max_unpool1d(torch.relu(pooled), indices, 2, output_size=value.shape)
+
+
 STEPS: dict[str, Step] = {
     "conv": lambda net, v, a, b: net.conv(v[a]),
     "shared conv": lambda net, v, a, b: net.conv(v[b]),
@@ -91,6 +103,47 @@ STEPS: dict[str, Step] = {
     "row": lambda net, v, a, b: v[a] + v[b].mean((0, 1)),
 }
 
+STEPS |= {
+    "stack": lambda net, v, a, b: torch.stack([v[a], v[b]], 1).flatten(1, 2)[:, :C],
+    "unbind": lambda net, v, a, b: torch.stack(v[a].unbind(1)[::-1], dim=1) + v[b],
+    "select": lambda net, v, a, b: v[a] + v[b].select(1, 0)[:, None],
+    "one channel": lambda net, v, a, b: v[a] * v[b][:, -1].unsqueeze(1),
+    "last of the length": lambda net, v, a, b: v[a] + v[b][..., -1].unsqueeze(-1),
+    "narrow": lambda net, v, a, b: torch.cat([v[a].narrow(1, 1, 2), v[b].narrow(1, 0, 1)], 1),
+    "index_select": lambda net, v, a, b: torch.index_select(v[a], 1, net.order),
+    "gather": lambda net, v, a, b: v[a].gather(1, v[b].argsort(1)),
+    "sort": lambda net, v, a, b: v[a].sort(1).values + v[b].sort(-1)[0],
+    "topk": lambda net, v, a, b: torch.gather(v[a], 1, v[b].topk(C, dim=1).indices),
+    "max of both": lambda net, v, a, b: torch.max(v[a], v[b]),
+    "less the largest": lambda net, v, a, b: v[a] - v[b].max(1, keepdim=True)[0],
+    "over the largest": lambda net, v, a, b: v[a] / (1 + v[b].abs().max()),
+    "argmax": lambda net, v, a, b: v[a] * (1 + v[b].argmax(-1, keepdim=True)),
+    "norm": lambda net, v, a, b: v[a] / (1 + v[b].norm(dim=1, keepdim=True)),
+    "norm along": lambda net, v, a, b: v[a] * torch.tanh(torch.linalg.vector_norm(v[b], dim=-1))[:, :, None],
+    "standardised": lambda net, v, a, b: v[a] - torch.var_mean(v[b], (1, 2), keepdim=True)[1],
+    "any": lambda net, v, a, b: v[a] * (v[b] > 0).any(1, keepdim=True),
+    "shuffle": lambda net, v, a, b: shuffled(torch.cat([v[a], v[b]], 1))[:, :C],
+    "channel shuffle": lambda net, v, a, b: torch.channel_shuffle(torch.cat([v[a], v[b]], 1), 2)[:, 1 : C + 1],
+    "unflatten": lambda net, v, a, b: torch.cat([v[a], v[b]], 1).unflatten(1, (2, C)).sum(1),
+    "linear along": lambda net, v, a, b: torch.cat([net.along(v[a][..., :4]), v[b][..., 4:]], -1),
+    "matmul": lambda net, v, a, b: torch.cat([v[a][..., :4] @ net.matrix, v[b][..., 4:]], -1),
+    "norm of channels": lambda net, v, a, b: net.layer(v[a].permute(0, 2, 1)).permute(0, 2, 1),
+    "norm of both": lambda net, v, a, b: F.layer_norm(v[a], v[a].shape[1:]),
+    "rows": lambda net, v, a, b: torch.relu(v[a].flatten(0, 1)).view(v[a].shape),
+    "squeezed": lambda net, v, a, b: torch.sigmoid(v[a].mean(1, keepdim=True).squeeze(1)).unsqueeze(1) * v[b],
+    "expanded": lambda net, v, a, b: v[a].sum(1).unsqueeze(1).expand(-1, C, -1) * v[b],
+    "expanded as": lambda net, v, a, b: v[a][:, :1].expand_as(v[b]) + v[b],
+    "repeated": lambda net, v, a, b: v[a][:, 1:2].repeat(1, C, 1),
+    "unpooled": lambda net, v, a, b: unpooled(v[a]),
+    "conv of a row": lambda net, v, a, b: net.mono(v[a].mean(1).unsqueeze(1)),
+    "running max": lambda net, v, a, b: v[a].cummax(-1)[0],
+    "differences": lambda net, v, a, b: F.pad(v[a].diff(dim=-1), (0, 1)),
+    "repeat_interleave": lambda net, v, a, b: v[a].repeat_interleave(2, dim=2)[..., ::2],
+    "new axis": lambda net, v, a, b: v[a][:, None].squeeze(1) + v[b],
+    "batch first": lambda net, v, a, b: torch.transpose(v[a], 0, 1).contiguous().transpose(1, 0),
+    "product": lambda net, v, a, b: v[a] * v[b].prod(1, keepdim=True),
+}
+
 
 class Network(nn.Module):
     """A straight line of steps over a pool of values, each of (N, 3, L)."""
@@ -108,9 +161,12 @@ class Network(nn.Module):
         self.reflect = nn.ReflectionPad1d(1)
         self.up2 = nn.Upsample(scale_factor=2)
         self.group = nn.GroupNorm(1, C)
+        self.along, self.mono, self.layer = nn.Linear(4, 4), nn.Conv1d(1, C, 3, padding=1), nn.LayerNorm(C)
+        self.matrix = nn.Parameter(torch.randn(4, 4))
         self.weight = nn.Parameter(torch.randn(C, C, 3) / 3)
         self.gain = nn.Parameter(torch.rand(C, 1) + 0.5)
         self.register_buffer("mask", torch.tensor([1.0, 0.5, 0.0]))
+        self.register_buffer("order", torch.tensor([2, 0, 1]))
         self.register_buffer("shift", torch.randn(1, C, 1))
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from convsurgeon.rules import rules_table
+from convsurgeon.rules.table import rules_table
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 

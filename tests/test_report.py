@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 import convsurgeon
@@ -22,7 +21,7 @@ class Model(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.a_rather_long_name_for_the_first_of_all_the_layers(x)
         for block in self.blocks:
-            x = torch.diff(F.pad(torch.relu(block(x)), (1, 0)))
+            x = torch.renorm(torch.relu(block(x)), 2, 1, 5.0)
         return self.lstm(self.norm(x).transpose(1, 2))[0]
 
 
@@ -39,7 +38,7 @@ def test_the_report_says_what_was_done_in_80_columns() -> None:
         "and 1 on computed weights",
         "unsqueeze x [2, 2, 12], for a_rather_long_name_for_the_first_of_all_the_layers",
         "blocks.3 (Conv1d): excluded by exclude=['blocks.3']",
-        "20 x diff: no rule covers it, and it isn't pointwise",
+        "20 x renorm: no rule covers it, and it isn't pointwise",
         "20 of 49 state_dict entries gain an axis",
         "equal on 1 sample, judged by a float64 run",
     ):

@@ -22,20 +22,23 @@ class Problem:
     """Values with what their borders weigh, who consumes them, and the forms that are given.
 
     `weights`: per value, in order. `consumers`: per value, the values whose operators take it. `fixed`: True for 2-D,
-    False for 1-D; a fixed id need not be a value (an operator whose result has no form is one that is fixed). `ties`:
-    pairs of ids that are not fixed and have the same form (calls of one module).
+    False for 1-D; a fixed id need not be a value (an operator whose result has no form is one that is fixed).
+    `implied`: pairs of ids, of which the second is 2-D if the first is. `ties`: pairs that have the same form (calls of
+    one module). `costs`: what it costs beside borders to hold an id in 2-D.
     """
 
     weights: dict[Id, int] = field(default_factory=dict)
     consumers: dict[Id, list[Id]] = field(default_factory=dict)
     fixed: dict[Id, bool] = field(default_factory=dict)
+    implied: list[tuple[Id, Id]] = field(default_factory=list)
     ties: list[tuple[Id, Id]] = field(default_factory=list)
+    costs: dict[Id, int] = field(default_factory=dict)
 
 
 def cost(problem: Problem, lifted: Iterable[Id]) -> int:
     """The total weight of the borders if exactly `lifted` are 2-D: one for each value and direction that is needed."""
     two_d = set(lifted)
-    total = 0
+    total = sum(price for name, price in problem.costs.items() if name in two_d)
     for value, consumers in problem.consumers.items():
         if any((consumer in two_d) != (value in two_d) for consumer in consumers):
             total += problem.weights[value]
@@ -82,8 +85,13 @@ class _Network:
             self._price(value, unique, problem.weights[value], lifts=True)
             self._price(value, unique, problem.weights[value], lifts=False)
         for one, other in problem.ties:
-            self._edge(one, other, None, turned=False)
-            self._edge(one, other, None, turned=True)
+            self._imply(one, other)
+            self._imply(other, one)
+        for one, other in problem.implied:
+            self._imply(one, other)
+        for name, price in problem.costs.items():
+            if name not in problem.fixed:
+                self._alone(name, price, two_d=True)
 
     def _price(self, value: Id, consumers: Mapping[Id, None], weight: int, *, lifts: bool) -> None:
         """Charge `weight` if `value` has one form and any of `consumers` the other.
@@ -105,17 +113,30 @@ class _Network:
             for consumer in free:
                 self._edge(consumer, border, None, turned=not lifts)
 
+    def _imply(self, one: Id, other: Id) -> None:
+        """Let `other` be 2-D if `one` is; between two that are fixed there is nothing to choose."""
+        if self._fixed.get(one) is not False and self._fixed.get(other) is not True:
+            if one not in self._fixed:
+                self._edge(one, other, None, turned=False)
+            elif other not in self._fixed:
+                self._edge(None, other, None, turned=False)
+
     def _edge(self, tail: Id | None, head: Id, weight: int | None, *, turned: bool) -> None:
         """Pay `weight` if `tail` is 2-D and `head` 1-D, or `turned`; a tail of None is fixed in the form that pays."""
         if tail is None:
             if head not in self._fixed:
-                _add(self.pays_if_2d if turned else self.pays_if_1d, head, weight)
+                self._alone(head, weight, two_d=turned)
         elif head in self._fixed:
-            _add(self.pays_if_1d if turned else self.pays_if_2d, tail, weight)
+            self._alone(tail, weight, two_d=not turned)
         else:
             a, b = (head, tail) if turned else (tail, head)
             _add(self.capacity.setdefault(a, {}), b, weight)
             self.capacity.setdefault(b, {})
+
+    def _alone(self, name: Id, weight: int | None, *, two_d: bool) -> None:
+        """Pay `weight` if `name` is 2-D, or 1-D, whatever the others are."""
+        _add(self.pays_if_2d if two_d else self.pays_if_1d, name, weight)
+        self.capacity.setdefault(name, {})
 
     def components(self) -> list[list[Id]]:
         """The parts that only source and sink connect; each can be cut alone."""

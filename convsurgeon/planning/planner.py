@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Literal
 
@@ -17,7 +16,7 @@ from convsurgeon.planning.plan import CaptureNote, Kept, LiftedOperator, Plan
 from convsurgeon.planning.selection import Selection
 from convsurgeon.planning.strides import restored_operands
 from convsurgeon.planning.values import Forms, Survey, ValueGraph
-from convsurgeon.rules import Refusal
+from convsurgeon.rules import Lifted, Refusal
 from convsurgeon.spellings import module_of, operator_name
 
 
@@ -38,13 +37,13 @@ def make_plan(
     graph = ValueGraph(capture, facts, axis, survey, ownership)
     regions = lift == "regions" and facts is not None
     forms = graph.in_regions() if regions else graph.alone()
-    steps = {node.name: survey.candidates[node] for node in capture.graph.nodes if node in forms.lifted}
+    steps = {node.name: forms.lifted[node] for node in capture.graph.nodes if node in forms.lifted}
     return Plan(
         capture=CaptureNote(capture.how, capture.mode, capture.reason),
         lift="regions" if regions else "ops",
         unit_axis=unit_axis,
         lifted=tuple(
-            _lifted(node, survey.candidates[node], capture) for node in capture.graph.nodes if node.name in steps
+            _lifted(node, forms.lifted[node], capture) for node in capture.graph.nodes if node in forms.lifted
         ),
         borders=tuple(graph.borders(forms)),
         kept=tuple(_kept(survey, forms, capture, facts, axis, regions=regions)),
@@ -82,14 +81,14 @@ def _refuse_loose_tuples(survey: Survey, facts: Facts) -> None:
     for node, seen in facts.items():
         if not seen.items:
             continue
-        loose = next((user for user in node.users if user.target is not operator.getitem), None)
-        refused = [user for user in node.users if user not in survey.candidates]
-        if node in survey.candidates and (loose is not None or refused):
-            survey.refuse(node, f"what it returns is used as a whole, by {(loose or refused[0]).name}")
+        items = [user for user in node.users if user in survey.candidates and survey.candidates[user].rule.unpacks]
+        loose = next((user for user in node.users if user not in items), None)
+        candidate = survey.candidates.get(node)
+        if candidate is not None and loose is not None and candidate.way(Lifted) is not None:
+            survey.refuse(node, f"what it returns is used as a whole, by {loose.name}")
         if node not in survey.candidates:
-            for user in node.users:
-                if user in survey.candidates and user.target is operator.getitem:
-                    survey.refuse(user, f"it comes from {node.name}, which stays 1-D")
+            for user in items:
+                survey.refuse(user, f"it comes from {node.name}, which stays 1-D")
 
 
 def _refuse_pinned(survey: Survey, ownership: Ownership, capture: Capture) -> None:
@@ -118,7 +117,7 @@ def _refuse_pinned(survey: Survey, ownership: Ownership, capture: Capture) -> No
 
 def _lifted(node: fx.Node, candidate: Candidate, capture: Capture) -> LiftedOperator:
     name = operator_name(node, capture.modules)
-    becomes = name if candidate.spelling is None else candidate.spelling.lifted_name or name
+    becomes = name if candidate.spelling is None else candidate.spelling.lifted_name(candidate.lifted) or name
     return LiftedOperator(node.name, module_of(node), name, becomes, candidate.rule.operator)
 
 

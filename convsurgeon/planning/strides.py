@@ -13,7 +13,7 @@ from convsurgeon.observe import Facts, Value
 
 def restored_operands(
     candidates: Mapping[fx.Node, Candidate],
-    lifted: set[fx.Node],
+    lifted: Mapping[fx.Node, Candidate],
     graph: fx.Graph,
     facts: Facts | None,
     axis: UnitAxis,
@@ -26,9 +26,9 @@ def restored_operands(
     """
     settled = _settled(candidates, graph, facts)
     for node in graph.nodes:
-        if node not in lifted or not candidates[node].rule.contiguous or not _is_contiguous(node, facts):
+        if node not in lifted or not lifted[node].rule.contiguous or not _is_contiguous(node, facts):
             continue
-        for operand in candidates[node].operands:
+        for operand in lifted[node].operands:
             value = None if facts is None else facts[operand].value
             unordered = value is not None and not value.is_contiguous and operand not in settled
             if value is not None and (unordered or _looks_channels_last(value, axis)):

@@ -16,7 +16,7 @@ from convsurgeon.observe import Facts, has_form
 from convsurgeon.planning.cut import Problem, solve
 from convsurgeon.planning.ownership import Ownership
 from convsurgeon.planning.plan import Border
-from convsurgeon.rules import Lowered
+from convsurgeon.rules import Lifted, Lowered, Raised
 
 
 @dataclass(slots=True)
@@ -33,9 +33,9 @@ class Survey:
 
 @dataclass(frozen=True, slots=True)
 class Forms:
-    """The decision: the operators that run lifted, and the values that are held in 2-D."""
+    """The decision: the operators that run lifted, each with the way it does, and the values that are held in 2-D."""
 
-    lifted: set[fx.Node]
+    lifted: dict[fx.Node, Candidate]
     two_d: set[fx.Node]
 
 
@@ -69,13 +69,14 @@ class ValueGraph:
         return ("state", id(self._tensors[node])) if node in self._tensors else node
 
     def _operator_id(self, node: fx.Node) -> Any:
-        """The id of the form that the operator runs in: its result's, unless that is 1-D in either case."""
+        """The id of the form that the operator takes its operands in: its result's, unless that may be another."""
         candidate = self._candidates.get(node)
-        return ("operator", node) if candidate is not None and isinstance(candidate.lifted, Lowered) else self._id(node)
+        apart = candidate is not None and {type(way) for way in candidate.ways} != {Lifted}
+        return ("operator", node) if apart else self._id(node)
 
     def alone(self) -> Forms:
         """Each convolution by itself; a tensor moves if nothing but lifted convolutions reads it."""
-        must = {node for node, candidate in self._candidates.items() if candidate.rule.must}
+        must = {node: candidate for node, candidate in self._candidates.items() if candidate.rule.must}
         fixed = {id(tensor) for tensor in self._tensors.values() if self._is_pinned(tensor)}
         for node, tensor in self._tensors.items():
             if any(user not in must or node not in self._candidates[user].operands for user in node.users):
@@ -87,18 +88,25 @@ class ValueGraph:
         """The cheapest forms: as few borders as the graph allows, then as few bytes across them."""
         two_d = solve(self._problem())
         held = {node for node in self._graph.nodes if self._id(node) in two_d}
-        return Forms({node for node in self._candidates if self._operator_id(node) in two_d}, held)
+        lifted = {}
+        for node, candidate in self._candidates.items():
+            kind = _KINDS[bool(candidate.operands) and self._operator_id(node) in two_d, node in held]
+            if kind is not None:
+                lifted[node] = candidate.taking(kind)
+        return Forms(lifted, held)
 
     def _problem(self) -> Problem:
         assert self._facts is not None
         sizes = {node: fact.value.nbytes for node, fact in self._facts.items() if fact.value is not None}
-        one_border = 1 + sum(sizes.values())
+        one_border = 1 + sum(sizes.values()) + len(sizes)
         problem = Problem(fixed={_ONE_D: False})
         for node in self._graph.nodes:
             key = self._id(node)
             form = self._given_form(node)
             if form is not None:
                 problem.fixed[key] = form
+            elif self._costs(node):
+                problem.costs[key] = 1
             if node in sizes:
                 problem.weights[key] = one_border + sizes[node]
             candidate = self._candidates.get(node)
@@ -107,8 +115,24 @@ class ValueGraph:
                 if operand in sizes and has_form(operand, self._facts, self._axis):
                     consumers = problem.consumers.setdefault(self._id(operand), [])
                     consumers.append(self._operator_id(node) if operand in lifted else _ONE_D)
-        problem.ties = [tie for tie in self._ties() if not any(key in problem.fixed for key in tie)]
+        problem.ties = list(self._ties())
+        problem.implied = list(self._implied())
         return problem
+
+    def _costs(self, node: fx.Node) -> bool:
+        """Whether another way is better if no border is spared: more than four axes are what hardware can't hold."""
+        seen = None if self._facts is None else self._facts[node].value
+        return seen is not None and seen.rank > 3
+
+    def _implied(self) -> Iterator[tuple[Any, Any]]:
+        """Of operators whose operands and result may differ in form, which of the two follows from the other."""
+        for node, candidate in self._candidates.items():
+            operands, result = self._operator_id(node), self._id(node)
+            if operands != result:
+                if candidate.way(Lowered) is None:
+                    yield operands, result
+                if candidate.way(Raised) is None:
+                    yield result, operands
 
     def _ties(self) -> Iterator[tuple[Any, Any]]:
         """Calls of one module that is replaced: converted once, it serves them all. A tuple of values and its items."""
@@ -124,7 +148,9 @@ class ValueGraph:
     def _given_form(self, node: fx.Node) -> bool | None:
         candidate = self._candidates.get(node)
         if candidate is not None:
-            return True if candidate.rule.must else False if isinstance(candidate.lifted, Lowered) else None
+            if candidate.rule.must:
+                return True
+            return None if candidate.way(Lifted) or candidate.way(Raised) else False
         tensor = self._tensors.get(node)
         if tensor is not None and id(tensor) in self._required:
             return True
@@ -145,11 +171,11 @@ class ValueGraph:
             changes = [
                 user.name
                 for user in value.users
-                if (user in forms.lifted and value in self._candidates[user].operands) is not two_d
+                if (user in forms.lifted and value in forms.lifted[user].operands) is not two_d
             ]
             facts = None if self._facts is None else self._facts[value].value
             shape, nbytes = (None, None) if facts is None else (facts.shape, facts.nbytes)
-            if value in forms.lifted and not two_d and not isinstance(self._candidates[value].lifted, Lowered):
+            if value in forms.lifted and not two_d and not isinstance(forms.lifted[value].lifted, Lowered):
                 yield Border(value.name, "lower", shape, nbytes, (value.name,), value not in flowing)
             if changes and has_form(value, self._facts, self._axis):
                 yield Border(
@@ -158,10 +184,18 @@ class ValueGraph:
 
     def moved(self, forms: Forms) -> tuple[str, ...]:
         """The qualified names of the tensors that gain the unit axis."""
-        held = [self._ownership.tensor(name) for node in forms.lifted for name in self._candidates[node].state]
+        held = [self._ownership.tensor(name) for step in forms.lifted.values() for name in step.state]
         read = [tensor for node, tensor in self._tensors.items() if node in forms.two_d]
         names = {name for tensor in (*held, *read) for name in self._ownership.names(tensor)}
         return tuple(sorted(names))
 
 
 _ONE_D = "always 1-D"
+
+_KINDS: dict[tuple[bool, bool], type[Lifted] | None] = {
+    (True, True): Lifted,
+    (True, False): Lowered,
+    (False, True): Raised,
+    (False, False): None,
+}
+"""How an operator is computed, by whether its operands and its result are 2-D."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from convsurgeon.axis import UnitAxis
+from convsurgeon.axis import UnitAxis, lifted_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,16 @@ class Lowered(Lifted):
     __slots__ = ()
 
 
+class Raised(Lifted):
+    """An operator on 1-D operands whose result is in the 2-D form by itself: a region begins in it without a border."""
+
+    __slots__ = ()
+
+
+Ways = tuple[Lifted, ...]
+"""The ways in which an operator can be computed in 2-D, of which the planner takes the one that costs least."""
+
+
 @dataclass(frozen=True, slots=True)
 class Deferred:
     """An argument known only when the graph runs: `function(*args)`, a node of its own in the rewritten graph."""
@@ -44,10 +55,19 @@ class Deferred:
     args: tuple[Any, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """An argument, no tensor, that the graph computes when it runs: only its type is known, and it can be passed on."""
+
+    node: Any
+    kind: type
+
+
 class Arguments:
     """An operator's arguments by name, defaults filled in: numbers as they are, tensors as `Value` facts.
 
     None stands for a tensor that was not observed, and for an argument that this spelling of the operator doesn't have.
+    `result` are the facts of what it returns.
     """
 
     __slots__ = ("_given",)
@@ -59,7 +79,8 @@ class Arguments:
         return self._given.get(name)
 
 
-Lift = Callable[[Arguments, UnitAxis], Lifted | Refusal]
+Lift = Callable[[Arguments, UnitAxis], Lifted | Ways | Refusal]
+L = TypeVar("L", bound=Lift)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +90,7 @@ class Rule:
     `lifts` names the operands that are in the 2-D form when the operator is (a lifted module's own weight among them);
     others stay as they are. `must`: the operator is why we are here, and runs lifted wherever it can. `contiguous`: the
     1-D operator makes contiguous what it is given, or what it returns; the 2-D one would see channels_last instead.
-    `query`: its answer is no tensor.
+    `query`: its answer is no tensor. `unpacks`: it may take a tuple of values apart.
     """
 
     operator: str
@@ -78,11 +99,18 @@ class Rule:
     must: bool
     contiguous: bool
     query: bool
+    unpacks: bool
 
     @property
     def equation(self) -> str:
         """The first line of the rule's docstring."""
-        return (self.lift.__doc__ or "").strip().splitlines()[0]
+        return inspect.getdoc(self.lift).splitlines()[0]  # type: ignore[union-attr]
+
+    @property
+    def limits(self) -> str:
+        """What the rule's docstring names as limits, "" if there are none."""
+        _, _, limits = (inspect.getdoc(self.lift) or "").partition("Limits: ")
+        return " ".join(limits.split())
 
 
 RULES: dict[str, Rule] = {}
@@ -95,12 +123,26 @@ def rule(
     must: bool = False,
     contiguous: bool = False,
     query: bool = False,
-) -> Callable[[Lift], Lift]:
+    unpacks: bool = False,
+) -> Callable[[L], L]:
     """Register the decorated function as the rule of `operators`."""
 
-    def register(lift: Lift) -> Lift:
+    def register(lift: L) -> L:
         for operator in operators:
-            RULES[operator] = Rule(operator, lift, lifts, must, contiguous, query)
+            RULES[operator] = Rule(operator, lift, lifts, must, contiguous, query, unpacks)
         return lift
 
     return register
+
+
+def listed_axes(dims: Any) -> list[int] | None:
+    """Axes as they may be given, as a list; None where they aren't plain numbers, or none."""
+    listed = list(dims) if isinstance(dims, (tuple, list)) else [dims]
+    return listed if listed and all(type(dim) is int for dim in listed) else None
+
+
+def size_asked_for(size: Any, axis: UnitAxis) -> Any:
+    """A size that is asked for, of the length alone or of all axes, with the unit axis in it; computed if it is."""
+    if isinstance(size, (tuple, list)):
+        return lifted_size(size, axis.position)
+    return Deferred(lifted_size, (size, axis.position))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from convsurgeon.axis import UnitAxis, lifted_size
-from convsurgeon.rules.base import Arguments, Deferred, Lifted, Refusal, rule
+from convsurgeon.axis import UnitAxis
+from convsurgeon.rules.base import Arguments, Lifted, Refusal, rule, size_asked_for
 
 
 @rule("conv1d", lifts=("input", "weight"), must=True, contiguous=True)
@@ -18,9 +16,9 @@ def lift_conv1d(conv: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     """
     return Lifted(
         "conv2d",
-        stride=axis.pair(conv.stride, unit=1),
+        stride=axis.steps(conv.stride),
         padding=axis.pair(conv.padding, unit=0),
-        dilation=axis.pair(conv.dilation, unit=1),
+        dilation=axis.steps(conv.dilation),
     )
 
 
@@ -33,17 +31,9 @@ def lift_conv_transpose1d(conv: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     """
     return Lifted(
         "conv_transpose2d",
-        stride=axis.pair(conv.stride, unit=1),
+        stride=axis.steps(conv.stride),
         padding=axis.pair(conv.padding, unit=0),
         output_padding=axis.pair(conv.output_padding, unit=0),
-        dilation=axis.pair(conv.dilation, unit=1),
-        output_size=_output_size(conv.output_size, axis),
+        dilation=axis.steps(conv.dilation),
+        output_size=None if conv.output_size is None else size_asked_for(conv.output_size, axis),
     )
-
-
-def _output_size(size: Any, axis: UnitAxis) -> Any:
-    if size is None:
-        return None
-    if isinstance(size, (tuple, list)):
-        return lifted_size(size, axis.position)
-    return Deferred(lifted_size, (size, axis.position))

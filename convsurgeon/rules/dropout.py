@@ -14,7 +14,10 @@ def lift_elementwise_noise(drop: Arguments, axis: UnitAxis) -> Lifted | Refusal:
 
 @rule("feature_dropout", "feature_alpha_dropout")
 def lift_feature_noise(drop: Arguments, axis: UnitAxis) -> Lifted | Refusal:
-    """Noise per channel, (N, C, 1), becomes (N, C, 1, 1): the same N * C numbers."""
+    """Noise per channel, (N, C, 1), becomes (N, C, 1, 1): the same N * C numbers.
+
+    Limits: the input is (N, C, L).
+    """
     if drop.input is None:
         return Refusal("the rank of its input was not observed")
     if drop.input.rank != 3:

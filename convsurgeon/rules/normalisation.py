@@ -1,9 +1,9 @@
-"""Normalisation over the batch."""
+"""Normalisation: over the batch, the length, groups of channels, or the last axes."""
 
 from __future__ import annotations
 
 from convsurgeon.axis import UnitAxis
-from convsurgeon.rules.base import Arguments, Lifted, Refusal, rule
+from convsurgeon.rules.base import Arguments, Lifted, Refusal, rule, size_asked_for
 
 
 @rule("batch_norm", contiguous=True)
@@ -11,6 +11,8 @@ def lift_batch_norm(norm: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     """``batch_norm`` of (N, C, L) normalises the same N * L numbers of a channel in (N, C, 1, L).
 
     Parameters and statistics are (C,), and stay as they are.
+
+    Limits: the input is (N, C, L).
     """
     if norm.input is None:
         return Refusal("the rank of its input was not observed")
@@ -24,16 +26,26 @@ def lift_channel_norm(norm: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     """A norm over the length, or over groups of channels and the length, takes the same numbers from (N, C, 1, L).
 
     Parameters and statistics are (C,), and stay as they are.
+
+    Limits: the input is (N, C, L).
     """
     if norm.input is None or norm.input.rank != 3:
         return Refusal("its input is not (N, C, L)")
     return Lifted("norm")
 
 
-@rule("layer_norm")
+@rule("layer_norm", "rms_norm", lifts=("input", "weight", "bias"))
 def lift_layer_norm(norm: Arguments, axis: UnitAxis) -> Lifted | Refusal:
-    """A layer or RMS norm over the length normalises the last axis, which (N, C, 1, L) has as well."""
+    """A layer or RMS norm over the last axes of (N, C, L) is one over those of (N, C, 1, L), the unit axis among them.
+
+    Over the last axis alone it stays as it is where the unit axis stands before. Else weight and bias, of the shape
+    that is normalised, gain the unit axis too.
+
+    Limits: with a weight, the shape is plain numbers.
+    """
     shape = norm.normalized_shape
-    if axis.position != -2 or not isinstance(shape, (tuple, list)) or len(shape) != 1:
-        return Refusal("it normalises more than the last axis, or the unit axis is the last")
-    return Lifted("layer_norm")
+    if isinstance(shape, (tuple, list)):
+        return Lifted("norm", normalized_shape=axis.lifted_shape(shape) if axis.has_form(len(shape)) else shape)
+    if norm.weight is not None or norm.bias is not None:
+        return Refusal("its shape is computed in the graph, and its weight would have to follow")
+    return Lifted("norm", normalized_shape=size_asked_for(shape, axis))

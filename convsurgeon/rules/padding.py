@@ -11,6 +11,8 @@ def lift_pad(pad: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     """``pad`` by (l, r) is ``pad`` by (l, r, 0, 0): the unit axis is padded by nothing, in every mode.
 
     Pads of further axes follow, and negative pads crop, as before.
+
+    Limits: a list of pads; outside mode "constant", of the length alone.
     """
     if not isinstance(pad.pad, (tuple, list)):
         return Refusal("its pads are computed in the graph, as a whole")

@@ -80,13 +80,18 @@ def lift_pointwise(op: Arguments, axis: UnitAxis) -> Lifted | Refusal:
 
     An operand whose rank reaches the unit axis gains it, so (C, 1) and (N, C, 1) still broadcast over the length; lower
     ranks stay. An operator is known as pointwise by what it dispatches to while it runs.
+
+    Limits: one of torch's own, whose operands broadcast to the shape of its result.
     """
     return Lifted("pointwise")
 
 
 @rule("prelu")
 def lift_prelu(op: Arguments, axis: UnitAxis) -> Lifted | Refusal:
-    """``prelu`` of (N, C, L): its weight, (1,) or (C,), belongs to axis 1 in both forms."""
+    """``prelu`` of (N, C, L): its weight, (1,) or (C,), belongs to axis 1 in both forms.
+
+    Limits: with a weight for each channel, the input is (N, C, L).
+    """
     if op.weight is not None and op.weight.shape == (1,):
         return Lifted("prelu")
     if op.input is None or op.weight is None:
@@ -96,9 +101,12 @@ def lift_prelu(op: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     return Lifted("prelu")
 
 
-@rule("identity", lifts=("input",))
+@rule("identity", "clone", "detach", "contiguous", "to")
 def lift_identity(op: Arguments, axis: UnitAxis) -> Lifted | Refusal:
-    """The result is the operand, or a copy or cast of it with the same strides: the unit axis passes through."""
+    """The result is the operand, or a copy or cast of it with the same strides: the unit axis passes through.
+
+    Limits: no memory_format but contiguous and preserve.
+    """
     if op.memory_format not in (None, torch.contiguous_format, torch.preserve_format):
         return Refusal(f"memory_format={op.memory_format} means another layout in 2-D")
     return Lifted("identity")

@@ -5,22 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from convsurgeon.axis import UnitAxis
-from convsurgeon.rules.base import Arguments, Lifted, Refusal, rule
+from convsurgeon.rules.base import Arguments, Lifted, Refusal, rule, size_asked_for
 
 
 @rule("max_pool1d", contiguous=True)
 def lift_max_pool(pool: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     """``max_pool1d`` is ``max_pool2d`` with a (1, K) window.
 
-    On the unit axis window, stride and dilation are 1, so ``ceil_mode`` adds nothing there.
+    On the unit axis window, stride and dilation are 1, so ``ceil_mode`` adds nothing there. Indices are those of the
+    flattened spatial axes, 0 * L + l: the same numbers.
     """
-    if pool.return_indices:
-        return Refusal("it returns indices as well")
     return Lifted(
         "max_pool2d",
         **_window(pool, axis),
         padding=axis.pair(pool.padding, unit=0),
-        dilation=axis.pair(pool.dilation, unit=1),
+        dilation=axis.steps(pool.dilation),
     )
 
 
@@ -38,18 +37,28 @@ def lift_lp_pool(pool: Arguments, axis: UnitAxis) -> Lifted | Refusal:
 
 @rule("adaptive_avg_pool1d", "adaptive_max_pool1d", contiguous=True)
 def lift_adaptive_pool(pool: Arguments, axis: UnitAxis) -> Lifted | Refusal:
-    """An adaptive pool to L' is one to (1, L')."""
-    if pool.return_indices:
-        return Refusal("it returns indices as well")
+    """An adaptive pool to L' is one to (1, L').
+
+    Limits: the output size is a plain number.
+    """
     if not isinstance(pool.output_size, (int, tuple, list)) or pool.output_size in ((None,), [None]):
         return Refusal("its output size is computed in the graph, or left open")
     size = pool.output_size if not isinstance(pool.output_size, int) else (pool.output_size,)
     return Lifted("adaptive_pool2d", output_size=axis.pair(tuple(size), unit=1))
 
 
+@rule("max_unpool1d", lifts=("input", "indices"), contiguous=True)
+def lift_max_unpool(pool: Arguments, axis: UnitAxis) -> Lifted | Refusal:
+    """``max_unpool1d`` is ``max_unpool2d`` with a (1, K) window, and the same indices in their 2-D form."""
+    return Lifted(
+        "max_unpool2d",
+        **_window(pool, axis),
+        padding=axis.pair(pool.padding, unit=0),
+        output_size=None if pool.output_size is None else size_asked_for(pool.output_size, axis),
+    )
+
+
 def _window(pool: Arguments, axis: UnitAxis) -> dict[str, Any]:
     """The window and its stride; no stride is the window's own, on both axes."""
-    return {
-        "kernel_size": axis.pair(pool.kernel_size, unit=1),
-        "stride": axis.pair(pool.stride or None, unit=1),
-    }
+    stride = pool.stride or (pool.kernel_size if axis.square else None)
+    return {"kernel_size": axis.pair(pool.kernel_size, unit=1), "stride": axis.steps(stride)}

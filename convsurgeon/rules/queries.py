@@ -10,15 +10,20 @@ from convsurgeon.axis import UnitAxis
 from convsurgeon.rules.base import Arguments, Lifted, Lowered, Refusal, rule
 
 
-@rule("size", query=True)
+@rule("size", "dim", "numel", query=True)
 def lift_size(ask: Arguments, axis: UnitAxis) -> Lifted | Refusal:
-    """``size`` and ``shape`` of (N, C, 1, L) are told without the unit axis: (N, C, L)."""
+    """``size`` of (N, C, 1, L) is told without the unit axis: (N, C, L)."""
     return Lowered("size", position=axis.position)
 
 
-@rule("attribute", query=True)
+@rule("getattr", query=True, unpacks=True)
 def lift_attribute(ask: Arguments, axis: UnitAxis) -> Lifted | Refusal:
-    """The attributes ``shape``, ``ndim``, ``dtype`` and ``device`` of a value, as of the 1-D one."""
+    """The attributes ``shape``, ``ndim``, ``dtype`` and ``device`` of a value are those of the 1-D one.
+
+    ``values`` and ``indices`` of a tuple of values have the form that all of them have.
+    """
+    if isinstance(ask.input, tuple):
+        return Lifted("item") if ask.name in ("values", "indices") else Refusal("it takes a tuple of values as a whole")
     if ask.name not in ("shape", "ndim", "dtype", "device"):
         return Refusal(f"the attribute {ask.name!r} of a 2-D value may be another")
     return Lowered("attribute", position=axis.position)

@@ -13,6 +13,8 @@ def lift_interpolate(resample: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     """``interpolate`` to L' is ``interpolate`` to (1, L'), and linear is bilinear: along one element nothing changes.
 
     Scale s -> (1, s). Every mode, with ``align_corners`` and ``recompute_scale_factor`` as they are.
+
+    Limits: the input is (N, C, L).
     """
     if resample.input is None or resample.input.rank != 3:
         return Refusal("its input is not (N, C, L)")

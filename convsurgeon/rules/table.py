@@ -1,17 +1,73 @@
-"""The rules as a table for people: what README shows, and a test holds it to."""
+"""The rules for people: each with its equation, how its operators are written, and its limits, as README shows them."""
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
 from convsurgeon.rules.base import RULES
+from convsurgeon.spellings import FUNCTIONS, METHODS, MODULES
+
+_OPERATORS = {operator.getitem: "x[...]", getattr: "x.shape", operator.matmul: "x @ w"}
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """One rule: the equation of its operators in 2-D, the ways to write them, and where they stay 1-D."""
+
+    equation: str
+    limits: str
+    operators: list[str] = field(default_factory=list)
+    spellings: list[str] = field(default_factory=list)
+
+
+def described() -> list[Description]:
+    """Every rule, in the order of their files; operators that share one stand together."""
+    found: dict[str, Description] = {}
+    for rule in RULES.values():
+        description = found.setdefault(rule.equation, Description(rule.equation, rule.limits))
+        description.operators.append(rule.operator)
+        description.spellings.extend(dict.fromkeys(_spellings(rule.operator)))
+    return list(found.values())
 
 
 def rules_table() -> str:
-    """Every rule in Markdown: its operators, and what they become, which is the first line of its docstring."""
-    operators: dict[str, list[str]] = {}
-    for rule in RULES.values():
-        operators.setdefault(rule.equation, []).append(f"`{rule.operator}`")
-    rows = [f"| {', '.join(names)} | {equation.replace('``', '`')} |" for equation, names in operators.items()]
-    return "\n".join(["| operator | in 2-D |", "| --- | --- |", *rows])
+    """Every rule in Markdown."""
+    rows = [
+        f"| {_code(one.spellings) or 'any pointwise operator, as observed'} | {one.equation.replace('``', '`')} "
+        f"| {one.limits.replace('``', '`')} |"
+        for one in described()
+    ]
+    return "\n".join(["| operator | in 2-D | limits |", "| --- | --- | --- |", *rows])
+
+
+def _spellings(name: str) -> Iterator[str]:
+    yield from (f"nn.{row.layer.__name__}" for row in MODULES if row.operator == name)
+    yield from (_function(target) for target, row in FUNCTIONS.items() if row.operator == name)
+    yield from (f"x.{method}()" for method, row in METHODS.items() if row.operator == name)
+
+
+def _function(target: Any) -> str:
+    if target in _OPERATORS:
+        return _OPERATORS[target]
+    name = target.__name__
+    homes = {"F": F, "torch": torch, "torch.linalg": torch.linalg}
+    prefix, own = next(
+        (prefix, known)
+        for prefix, home in homes.items()
+        for known in (name, name.removeprefix("linalg_"))
+        if getattr(home, known, None) is target
+    )
+    return f"{prefix}.{own}"
+
+
+def _code(names: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from torch import fx, nn
 from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Modules
 from convsurgeon.observe import Value
+from convsurgeon.rules.base import Lifted
 
 NUMPY_NAMES = {"axis": "dim", "x": "input", "a": "input", "x1": "input", "x2": "other"}
 """Keywords that torch's argument parser takes for its own."""
@@ -48,15 +49,14 @@ class Spelling(Protocol):
     def signature(self) -> inspect.Signature:
         """How the node's own arguments bind to names."""
 
-    @property
-    def lifted_name(self) -> str:
+    def lifted_name(self, way: Lifted) -> str:
         """What a person would call it in 2-D, "" where it keeps its name."""
 
     def read(self, node: fx.Node, modules: Modules) -> Call:
         """The node as an operator with named arguments."""
 
-    def lifted_target(self, node: fx.Node) -> Any:
-        """The target of the node that computes it in 2-D."""
+    def lifted_target(self, node: fx.Node, way: Lifted) -> Any:
+        """The target of the node that computes it in 2-D, in the way that is taken."""
 
     def lift_module(self, module: nn.Module, changes: Mapping[str, Any], axis: UnitAxis) -> nn.Module | None:
         """The module that computes it in 2-D, from a 1-D one that may be used up; None where no module is called."""
@@ -68,7 +68,12 @@ def bind(signature: inspect.Signature, node: fx.Node) -> dict[str, Any]:
     Raises:
         TypeError: the node has arguments that the signature doesn't.
     """
-    bound = signature.bind(*node.args, **_renamed(signature, node.kwargs))
+    args, kwargs = list(node.args), _renamed(signature, node.kwargs)
+    if kwargs and args:
+        several = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_POSITIONAL), None)
+        if several in kwargs:
+            args.append(kwargs.pop(several))
+    bound = signature.bind(*args, **kwargs)
     bound.apply_defaults()
     return dict(bound.arguments)
 
@@ -78,12 +83,16 @@ def respell(spelling: Spelling, node: fx.Node, changes: Mapping[str, Any]) -> tu
     parameters = spelling.signature.parameters
     kwargs = dict(_renamed(spelling.signature, node.kwargs))
     args = list(node.args)
-    positions = {name: at for at, name in enumerate(parameters) if at < len(args)}
-    for name, value in changes.items():
-        if name in positions:
-            args[positions[name]] = value
-        elif name in kwargs or (name in parameters and value != parameters[name].default):
-            kwargs[name] = value
+    for at, (name, parameter) in enumerate(parameters.items()):
+        if name not in changes:
+            continue
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            args[at:] = changes[name] if isinstance(changes[name], (tuple, list)) else [changes[name]]
+            kwargs.pop(name, None)
+        elif at < len(args):
+            args[at] = changes[name]
+        elif name in kwargs or changes[name] != parameter.default:
+            kwargs[name] = changes[name]
     return tuple(args), kwargs
 
 

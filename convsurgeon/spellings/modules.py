@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import fx, nn
+from torch.nn.modules.conv import _ConvNd
 
 from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Modules
 from convsurgeon.capture.tracer import computes_as_its_layer, has_hooks
 from convsurgeon.observe import Value
-from convsurgeon.rules.base import Refusal
+from convsurgeon.rules.base import Lifted, Refusal
 from convsurgeon.scope import take_contents
 from convsurgeon.spellings.base import Call, State, bind
 
@@ -47,8 +48,7 @@ class ModuleSpelling:
         layer: Any = self.layer
         return _signature_of_calls(layer)
 
-    @property
-    def lifted_name(self) -> str:
+    def lifted_name(self, way: Lifted) -> str:
         return self.lifted.__name__
 
     def read(self, node: fx.Node, modules: Modules) -> Call:
@@ -60,7 +60,7 @@ class ModuleSpelling:
         arguments.update({name: getattr(module, name) for name in self.settings})
         return Call(self.operator, arguments, self)
 
-    def lifted_target(self, node: fx.Node) -> Any:
+    def lifted_target(self, node: fx.Node, way: Lifted) -> Any:
         return node.target
 
     def lift_module(self, module: nn.Module, changes: Mapping[str, Any], axis: UnitAxis) -> nn.Module:
@@ -70,7 +70,7 @@ class ModuleSpelling:
         attributes = vars(lifted)
         attributes.update(self.extra)
         attributes.update((name, changes[name]) for name in self.settings if name in changes)
-        if "weight" in self.tensors:
+        if isinstance(module, _ConvNd):
             attributes["kernel_size"] = axis.pair(module.kernel_size, unit=1)
             attributes["output_padding"] = axis.pair(module.output_padding, unit=0)
             pads: Any = module._reversed_padding_repeated_twice
@@ -94,8 +94,8 @@ MODULES: tuple[ModuleSpelling, ...] = (
     ModuleSpelling("instance_norm", nn.InstanceNorm1d, nn.InstanceNorm2d),
     ModuleSpelling("group_norm", nn.GroupNorm, nn.GroupNorm),
     ModuleSpelling("local_response_norm", nn.LocalResponseNorm, nn.LocalResponseNorm),
-    ModuleSpelling("layer_norm", nn.LayerNorm, nn.LayerNorm, (), ("normalized_shape",)),
-    ModuleSpelling("layer_norm", nn.RMSNorm, nn.RMSNorm, (), ("normalized_shape",)),
+    ModuleSpelling("layer_norm", nn.LayerNorm, nn.LayerNorm, ("weight", "bias"), ("normalized_shape",)),
+    ModuleSpelling("rms_norm", nn.RMSNorm, nn.RMSNorm, ("weight",), ("normalized_shape",)),
     ModuleSpelling("max_pool1d", nn.MaxPool1d, nn.MaxPool2d, (), (*_POOL, "dilation", "return_indices")),
     ModuleSpelling("avg_pool1d", nn.AvgPool1d, nn.AvgPool2d, (), _POOL, (("divisor_override", None),)),
     ModuleSpelling("lp_pool1d", nn.LPPool1d, nn.LPPool2d, (), ("kernel_size", "stride")),
@@ -103,6 +103,7 @@ MODULES: tuple[ModuleSpelling, ...] = (
     ModuleSpelling(
         "adaptive_max_pool1d", nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, (), ("output_size", "return_indices")
     ),
+    ModuleSpelling("max_unpool1d", nn.MaxUnpool1d, nn.MaxUnpool2d, (), ("kernel_size", "stride", "padding")),
     ModuleSpelling("pad1d", nn.ZeroPad1d, nn.ZeroPad2d, (), ("padding",)),
     ModuleSpelling("pad1d", nn.ConstantPad1d, nn.ConstantPad2d, (), ("padding",)),
     ModuleSpelling("pad1d", nn.ReflectionPad1d, nn.ReflectionPad2d, (), ("padding",)),
@@ -110,8 +111,8 @@ MODULES: tuple[ModuleSpelling, ...] = (
     ModuleSpelling("pad1d", nn.CircularPad1d, nn.CircularPad2d, (), ("padding",)),
     ModuleSpelling("interpolate", nn.Upsample, nn.Upsample, (), ("size", "scale_factor", "mode", "align_corners")),
     ModuleSpelling("softmax", nn.Softmax, nn.Softmax, (), ("dim",)),
-    ModuleSpelling("softmax", nn.LogSoftmax, nn.LogSoftmax, (), ("dim",)),
-    ModuleSpelling("softmax", nn.Softmin, nn.Softmin, (), ("dim",)),
+    ModuleSpelling("log_softmax", nn.LogSoftmax, nn.LogSoftmax, (), ("dim",)),
+    ModuleSpelling("softmin", nn.Softmin, nn.Softmin, (), ("dim",)),
     ModuleSpelling("glu", nn.GLU, nn.GLU, (), ("dim",)),
     ModuleSpelling("dropout", nn.Dropout, nn.Dropout),
     ModuleSpelling("alpha_dropout", nn.AlphaDropout, nn.AlphaDropout),
@@ -120,6 +121,10 @@ MODULES: tuple[ModuleSpelling, ...] = (
     ModuleSpelling("feature_alpha_dropout", nn.FeatureAlphaDropout, nn.FeatureAlphaDropout),
     ModuleSpelling("rrelu", nn.RReLU, nn.RReLU),
     ModuleSpelling("prelu", nn.PReLU, nn.PReLU, ("weight",)),
+    ModuleSpelling("linear", nn.Linear, nn.Linear),
+    ModuleSpelling("flatten", nn.Flatten, nn.Flatten, (), ("start_dim", "end_dim")),
+    ModuleSpelling("unflatten", nn.Unflatten, nn.Unflatten, (), ("dim",)),
+    ModuleSpelling("channel_shuffle", nn.ChannelShuffle, nn.ChannelShuffle),
     ModuleSpelling("identity", nn.Identity, nn.Identity),
 )
 

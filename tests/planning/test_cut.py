@@ -12,8 +12,11 @@ from convsurgeon.planning.cut import Problem, cost, solve
 
 @st.composite
 def problems(draw: st.DrawFn) -> Problem:
-    """A small graph of values: each consumed by later ones, some with a given form, some tied."""
-    count = draw(st.integers(2, 9))
+    """A small graph of values: each consumed by later ones, some with a given form, some tied, some with a price.
+
+    Some operators take their operands in a form of their own, -v: those of views, and of what ends a region.
+    """
+    count = draw(st.integers(2, 7))
     problem = Problem()
     for value in range(count):
         problem.weights[value] = draw(st.integers(1, 6))
@@ -21,8 +24,16 @@ def problems(draw: st.DrawFn) -> Problem:
         if form is not None:
             problem.fixed[value] = form
         operands = draw(st.lists(st.integers(0, value - 1), max_size=3)) if value else []
+        kind = draw(st.sampled_from(["as its result", "as its result", "free", "if its result", "its result if"]))
+        operator = value if kind == "as its result" or not operands else -value
+        if kind == "if its result" and operator != value:
+            problem.implied.append((operator, value))
+        if kind == "its result if" and operator != value:
+            problem.implied.append((value, operator))
+        if form is None and draw(st.integers(0, 3)) == 0:
+            problem.costs[value] = draw(st.integers(1, 2))
         for operand in operands:
-            problem.consumers.setdefault(operand, []).append(value)
+            problem.consumers.setdefault(operand, []).append(operator)
     free = [value for value in range(count) if value not in problem.fixed]
     if len(free) > 1 and draw(st.booleans()):
         problem.ties.append((free[0], free[-1]))
@@ -30,15 +41,22 @@ def problems(draw: st.DrawFn) -> Problem:
 
 
 def allowed(problem: Problem, lifted: set[int]) -> bool:
-    return all((value in lifted) is form for value, form in problem.fixed.items()) and all(
-        (one in lifted) == (other in lifted) for one, other in problem.ties
+    return (
+        all((value in lifted) is form for value, form in problem.fixed.items())
+        and all((one in lifted) == (other in lifted) for one, other in problem.ties)
+        and all(one not in lifted or other in lifted for one, other in problem.implied)
     )
+
+
+def ids(problem: Problem) -> list[int]:
+    """Every value, and every operator that is not as its result."""
+    return sorted({*problem.weights, *(one for consumers in problem.consumers.values() for one in consumers)})
 
 
 @settings(max_examples=1500)
 @given(problems())
 def test_the_cut_is_as_cheap_as_the_best_of_all_choices(problem: Problem) -> None:
-    values = list(problem.weights)
+    values = ids(problem)
     choices = (set(itertools.compress(values, bits)) for bits in itertools.product([False, True], repeat=len(values)))
     best = min(cost(problem, lifted) for lifted in choices if allowed(problem, lifted))
     found = solve(problem)
@@ -49,7 +67,7 @@ def test_the_cut_is_as_cheap_as_the_best_of_all_choices(problem: Problem) -> Non
 @settings(max_examples=500)
 @given(problems())
 def test_among_the_cheapest_the_one_that_lifts_most_where_something_must(problem: Problem) -> None:
-    values = list(problem.weights)
+    values = ids(problem)
     found = solve(problem)
     price = cost(problem, found)
     for bits in itertools.product([False, True], repeat=len(values)):
@@ -65,7 +83,7 @@ def reaches_no_must(problem: Problem, start: int) -> bool:
         family = {value, *consumers}
         for one in family:
             neighbours.setdefault(one, set()).update(family)
-    for one, other in problem.ties:
+    for one, other in problem.ties + problem.implied:
         neighbours.setdefault(one, set()).add(other)
         neighbours.setdefault(other, set()).add(one)
     seen, todo = set(), [start]
