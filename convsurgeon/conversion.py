@@ -23,12 +23,14 @@ from convsurgeon.verification import Tolerance, Verification, require_runs, veri
 from convsurgeon.weight_map import WeightMap
 
 Lift = Literal["regions", "ops"]
+Io = Literal["1d", "2d"]
 Axis = Literal[-2, -1]
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "lift": ("regions", "ops"),
-    "io": ("1d",),
+    "io": ("1d", "2d"),
     "unit_axis": (-2, -1),
+    "square": (False, True),
     "capture": ("auto", "trace"),
     "copy_weights": (False, True),
     "verify": (True, False),
@@ -73,8 +75,9 @@ def convert(
     sample_inputs: Any = None,
     *,
     lift: Lift = "regions",
-    io: Literal["1d"] = "1d",
+    io: Io = "1d",
     unit_axis: Axis = -2,
+    square: bool = False,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
     capture: Literal["auto", "trace"] = "auto",
@@ -93,8 +96,11 @@ def convert(
             samples nothing can be proven: ``verify=False`` must be said, and ``lift="ops"`` is what is done.
         lift: "regions" computes the neighbours of convolutions in 2-D too, so that unsqueeze and squeeze stand only at
             the borders of regions, as few as the graph allows. "ops" wraps each convolution alone.
-        io: "1d" keeps the shapes of inputs and outputs.
+        io: "1d" keeps the shapes of inputs and outputs. "2d" makes those that touch a region 4-D, where that spares
+            borders; ``plan.ports`` names them.
         unit_axis: -2 for (N, C, L) -> (N, C, 1, L) and (1, K) kernels; -1 for (N, C, L, 1) and (K, 1).
+        square: True makes strides and dilations of convolutions and pools equal on both axes, (s, s) for (1, s), as
+            some compilers ask for; over an axis of one element, with a kernel of one, that computes the same.
         include: globs on the qualified names of modules, everything inside them included: the convolutions to convert.
         exclude: globs likewise: modules whose operators all stay 1-D.
         capture: "trace" is torch.fx symbolic tracing; "auto" takes the first capture that works.
@@ -123,7 +129,9 @@ def convert(
         raise UnsupportedError("model has weights on the meta device, so nothing can be computed; say verify=False")
     watch = _Stopwatch()
     captured, facts = _captured(model, samples, watch)
-    plan_ = make_plan(captured, facts, lift=lift, unit_axis=unit_axis, include=include, exclude=exclude)
+    plan_ = make_plan(
+        captured, facts, lift=lift, io=io, unit_axis=unit_axis, square=square, include=include, exclude=exclude
+    )
     watch.lap("plan")
     weight_map = WeightMap.of(captured.root, plan_.moved, unit_axis)
     module = rewrite(model, captured, plan_, copy_weights=copy_weights)
@@ -142,8 +150,9 @@ def plan(
     sample_inputs: Any = None,
     *,
     lift: Lift = "regions",
-    io: Literal["1d"] = "1d",
+    io: Io = "1d",
     unit_axis: Axis = -2,
+    square: bool = False,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
     capture: Literal["auto", "trace"] = "auto",
@@ -156,7 +165,9 @@ def plan(
     """
     samples = _checked(model, sample_inputs, None, locals())
     captured, facts = _captured(model, samples, _Stopwatch())
-    return make_plan(captured, facts, lift=lift, unit_axis=unit_axis, include=include, exclude=exclude)
+    return make_plan(
+        captured, facts, lift=lift, io=io, unit_axis=unit_axis, square=square, include=include, exclude=exclude
+    )
 
 
 class _Stopwatch:
@@ -188,7 +199,13 @@ def _checked(model: Any, sample_inputs: Any, tolerance: Any, given: dict[str, An
             f"model has uninitialized parameters ({', '.join(lazy[:4])}{', ...' if len(lazy) > 4 else ''}); call it "
             "once on a sample, so that its lazy modules learn their shapes, and convert it then"
         )
-    return as_samples(sample_inputs)
+    samples = as_samples(sample_inputs)
+    if given["io"] == "2d" and (given["lift"] == "ops" or not samples):
+        raise ValueError(
+            "io is '2d', and each convolution alone is converted, between 1-D values "
+            + ("(lift='ops'); say lift='regions'" if samples else "(there is no sample_inputs); give a sample")
+        )
+    return samples
 
 
 def _captured(model: nn.Module, samples: tuple[Sample, ...], watch: _Stopwatch) -> tuple[Capture, Facts | None]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import fx, nn
+from torch.utils import _pytree as pytree
 
 from convsurgeon.axis import UnitAxis
 from convsurgeon.errors import UnsupportedError
@@ -21,11 +23,17 @@ Mode = Literal["train", "eval"]
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a converted module knows of its conversion."""
+    """What a converted module knows of its conversion.
+
+    `own_modes`: the submodules that ``train(mode)`` leaves in another mode than it is given, as the original's does.
+    `inputs` and `outputs` name those that are 4-D, outputs by their path in what is returned.
+    """
 
     captured_mode: Mode | None
     unit_axis: Literal[-2, -1]
     own_modes: Mapping[bool, Mapping[str, bool]]
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
 
 
 class ConvertedModule(fx.GraphModule):
@@ -42,14 +50,9 @@ class ConvertedModule(fx.GraphModule):
         tree: nn.Module,
         graph: fx.Graph,
         class_name: str,
-        captured_mode: Mode | None,
-        unit_axis: Literal[-2, -1],
-        own_modes: Mapping[bool, Mapping[str, bool]],
+        facts: Facts,
     ) -> ConvertedModule:
         """A converted module with the contents of `tree` (modules, parameters, buffers, hooks, mode) and `graph`.
-
-        `own_modes`: the submodules that ``train(mode)`` leaves in another mode than it is given, as the original's
-        does.
 
         Raises:
             UnsupportedError: the original holds something under a name that every GraphModule needs.
@@ -61,21 +64,54 @@ class ConvertedModule(fx.GraphModule):
             )
         result = cls(nn.Module(), fx.Graph(), class_name)
         take_contents(result, tree)
-        result.__dict__["_convsurgeon"] = Facts(captured_mode, unit_axis, own_modes)
+        result.__dict__["_convsurgeon"] = facts
         result.graph = graph
         return result
 
     @property
+    def _facts(self) -> Facts:
+        facts: Facts = self.__dict__["_convsurgeon"]
+        return facts
+
+    @property
     def captured_mode(self) -> Mode | None:
         """The mode that the graph is frozen to, None where it follows ``train()`` and ``eval()``."""
-        facts: Facts = self.__dict__["_convsurgeon"]
-        return facts.captured_mode
+        return self._facts.captured_mode
 
     @property
     def unit_axis(self) -> Literal[-2, -1]:
         """Where the unit axis stands in 2-D values."""
-        facts: Facts = self.__dict__["_convsurgeon"]
-        return facts.unit_axis
+        return self._facts.unit_axis
+
+    def call_1d(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the module with inputs, and get outputs, in the shapes of the original, whatever ``io`` it has."""
+        if not self._facts.inputs and not self._facts.outputs:
+            return self(*args, **kwargs)
+        args, kwargs = self.inputs_2d(*args, **kwargs)
+        return self.outputs_1d(self(*args, **kwargs))
+
+    def inputs_2d(self, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The original's arguments as this module takes them: 4-D where ``io="2d"`` made them so."""
+        bound = inspect.signature(self.forward).bind(*args, **kwargs)
+        lift = UnitAxis(self.unit_axis).lift
+        if isinstance(self.graph._codegen, fx.graph._PyTreeCodeGen):
+            leaves, spec = pytree.tree_flatten(tuple(bound.arguments.values()))
+            names = [node.target for node in self.graph.find_nodes(op="placeholder")]
+            lifted = {i for i, name in enumerate(names) if name in self._facts.inputs}
+            leaves = [lift(leaf) if i in lifted else leaf for i, leaf in enumerate(leaves)]
+            bound.arguments.update(zip(bound.arguments, pytree.tree_unflatten(leaves, spec), strict=True))
+        else:
+            for name in self._facts.inputs:
+                if isinstance(bound.arguments.get(name), torch.Tensor):
+                    bound.arguments[name] = lift(bound.arguments[name])
+        return bound.args, bound.kwargs
+
+    def outputs_1d(self, outputs: Any) -> Any:
+        """What this module returns, in the shapes of the original."""
+        leaves, spec = pytree.tree_flatten_with_path(outputs)
+        lower, lifted = UnitAxis(self.unit_axis).lower, self._facts.outputs
+        named = ((f"output{pytree.keystr(path)}", leaf) for path, leaf in leaves)
+        return pytree.tree_unflatten([lower(leaf) if name in lifted else leaf for name, leaf in named], spec)
 
     def recompile(self) -> Any:
         """Generate ``forward`` from the graph; one that changes the grad mode puts it back even where it fails."""
@@ -98,8 +134,7 @@ class ConvertedModule(fx.GraphModule):
                 f"{asked} mode; put the original in {asked} mode and convert it again"
             )
         super().train(mode)
-        facts: Facts = self.__dict__["_convsurgeon"]
-        for path, own in facts.own_modes.get(mode, {}).items():
+        for path, own in self._facts.own_modes.get(mode, {}).items():
             self.get_submodule(path).training = own
         return self
 

@@ -61,7 +61,7 @@ def consider(node: fx.Node, facts: Facts | None, modules: Modules, axis: UnitAxi
     if isinstance(call, Refusal):
         return call
     if seen is not None and seen.value is None and not _may_answer(seen, call):
-        return Refusal(f"its result is {_words(seen)}, not a tensor")
+        return Refusal(f"no rule covers it, and its result is {_words(seen)}, not a tensor")
     if call is not None:
         return _by_rule(node, call, facts, axis)
     if seen is None:

@@ -23,6 +23,7 @@ def plan_text(plan: Plan) -> str:
             *_field("captured by", [str(plan.capture)]),
             *_field("converted", _converted(plan)),
             *_field("borders", _borders(plan)),
+            *(_field("4-D", [str(port) for port in plan.ports] or ["no input or output"]) if plan.io == "2d" else ()),
             *_field("kept 1-D", _kept(plan.kept)),
         )
     )
@@ -87,7 +88,7 @@ def _borders(plan: Plan) -> list[str]:
     flowing = [border for border in plan.borders if not border.constant]
     constant = len(plan.borders) - len(flowing)
     lines = [f"{len(flowing)}" + (f", and {constant} on computed weights" if constant else "")]
-    lines += [f"  {border}, for {_some(border.needed_by)}" for border in flowing[:_SHOWN]]
+    lines += [f"  {border}" for border in flowing[:_SHOWN]]
     return lines + ([f"  and {len(flowing) - _SHOWN} more"] if len(flowing) > _SHOWN else [])
 
 
@@ -104,8 +105,8 @@ def _kept(kept: Sequence[Kept]) -> list[str]:
             grouped.setdefault((one.operator, one.reason), []).append(one)
     for (operator, reason), members in list(grouped.items())[:_SHOWN]:
         count = f"{len(members)} x " if len(members) > 1 else ""
-        source = f" [{members[0].source}]" if members[0].source else ""
-        lines.append(f"{count}{operator}: {reason}{source}")
+        sources = list(dict.fromkeys(one.source for one in members if one.source))
+        lines.append(f"{count}{operator}: {reason}{f' [{_some(sources)}]' if sources else ''}")
     more = len(grouped) - _SHOWN
     return lines + ([f"and {more} more kinds of operators"] if more > 0 else [])
 

@@ -12,7 +12,7 @@ from torch import fx, nn
 from convsurgeon.capture import Capture, Modules, fetch, inlined_paths, modules_of
 from convsurgeon.capture.state import version_of
 from convsurgeon.cloning import Policy, clone_module, copied, own, rewrap, share
-from convsurgeon.converted import ConvertedModule, load_1d_state
+from convsurgeon.converted import ConvertedModule, Facts, load_1d_state
 from convsurgeon.lifting import Candidate
 from convsurgeon.origin import ORIGIN, Form, Origin
 from convsurgeon.planning import Border, Plan
@@ -40,8 +40,14 @@ def rewrite(model: nn.Module, capture: Capture, plan: Plan, *, copy_weights: boo
         _adopt_constant(tree, capture.root, str(node.target))
     tree = _lift_tree(tree, plan)
     graph = _GraphWriter(plan).write()
-    modes = _own_modes(model)
-    return ConvertedModule.build(tree, graph, type(model).__name__, capture.mode, plan.unit_axis, modes)
+    facts = Facts(
+        capture.mode,
+        plan.unit_axis,
+        _own_modes(model),
+        tuple(port.name for port in plan.ports if port.kind == "input"),
+        tuple(port.name for port in plan.ports if port.kind == "output"),
+    )
+    return ConvertedModule.build(tree, graph, type(model).__name__, facts)
 
 
 def _sharing(model: nn.Module, capture: Capture) -> Policy:
@@ -100,11 +106,18 @@ class _GraphWriter:
         return self._new
 
     def _copy(self, node: fx.Node) -> None:
-        form: Form = "2d" if node.name in self._plan.two_d else "1d"
-        new = self._new.node_copy(node, lambda operand: self._forms[operand, "1d"])
+        form = self._held(node)
+        if node.op == "output" and self._plan.io == "2d":
+            new = self._new.node_copy(node, lambda operand: self._forms[operand, self._held(operand)])
+            form = self._held(node.args[0]) if isinstance(node.args[0], fx.Node) else "1d"
+        else:
+            new = self._new.node_copy(node, lambda operand: self._forms[operand, "1d"])
         if form == "2d":
             new.meta = _unshaped(new.meta)
         self._sign(new, node, "", form)
+
+    def _held(self, node: fx.Node) -> Form:
+        return "2d" if node.name in self._plan.two_d else "1d"
 
     def _lift(self, node: fx.Node, step: Candidate) -> None:
         target, args, kwargs = node.target, node.args, dict(node.kwargs)

@@ -183,25 +183,38 @@ networks = st.lists(
 
 @pytest.mark.slow
 @settings(max_examples=400)
-@given(networks, st.sampled_from([-2, -1]), st.sampled_from(["regions", "ops"]), st.booleans(), st.booleans())
+@given(
+    networks,
+    st.sampled_from([-2, -1]),
+    st.sampled_from([("regions", "1d"), ("regions", "2d"), ("ops", "1d")]),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+)
 def test_a_random_network_is_equal(
-    steps: list[tuple[str, int, int]], unit_axis: int, lift: str, transposed: bool, train: bool
+    steps: list[tuple[str, int, int]],
+    unit_axis: int,
+    lift_and_io: tuple[str, str],
+    square: bool,
+    transposed: bool,
+    train: bool,
 ) -> None:
     torch.manual_seed(0)
     model = Network(steps).double().train(train)
     x = torch.randn(2, 8, C, dtype=torch.float64).transpose(1, 2) if transposed else torch.randn(2, C, 8).double()
-    conversion = convsurgeon.convert(model, x, unit_axis=unit_axis, lift=lift)
+    lift, io = lift_and_io
+    module = convsurgeon.convert(model, x, unit_axis=unit_axis, lift=lift, io=io, square=square).module
     for sample in (x, torch.randn(3, C, 11).double()):
         streams = []
         outputs = []
-        for one in (model, conversion.module):
+        for run in (model, module.call_1d):
             torch.manual_seed(1)
-            outputs.append(one(sample.clone()))
+            outputs.append(run(sample.clone()))
             streams.append(torch.get_rng_state())
         torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-9, atol=1e-9)
         assert torch.equal(*streams)
     with contextlib.suppress(convsurgeon.UnsupportedError):  # a network may write over what its own backward needs
-        found = convsurgeon.verify(model, conversion.module, x, gradients=True)
+        found = convsurgeon.verify(model, module, x, gradients=True)
         assert found.passed, found
-    for ours, theirs in zip(model(x.clone()), conversion.module(x.clone()), strict=True):
+    for ours, theirs in zip(model(x.clone()), module.call_1d(x.clone()), strict=True):
         assert ours.stride() == theirs.stride()

@@ -40,8 +40,8 @@ class LiftedOperator:
 class Border:
     """A value that changes its form: "lift" is an unsqueeze, "lower" a squeeze. Shape in the 1-D form; size in bytes.
 
-    `constant`: the value is computed from parameters alone (a normalised weight), not from what flows through the
-    model.
+    `reason`: which operators force it, in words. `constant`: the value is computed from parameters alone (a normalised
+    weight), not from what flows through the model.
     """
 
     value: str
@@ -49,11 +49,25 @@ class Border:
     shape: tuple[int, ...] | None
     nbytes: int | None
     needed_by: tuple[str, ...]
+    reason: str
     constant: bool
 
     def __str__(self) -> str:
         verb = "unsqueeze" if self.direction == "lift" else "squeeze"
-        return f"{verb} {self.value}" + (f" {list(self.shape)}" if self.shape is not None else "")
+        return f"{verb} {self.value}{'' if self.shape is None else f' {list(self.shape)}'}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output that is 4-D with ``io="2d"``: its name, and its shape in the sample, before and after."""
+
+    kind: Literal["input", "output"]
+    name: str
+    shape_1d: tuple[int, ...]
+    shape_2d: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} {list(self.shape_1d)} -> {list(self.shape_2d)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +98,10 @@ class Plan:
 
     capture: CaptureNote
     lift: Literal["regions", "ops"]
+    io: Literal["1d", "2d"]
     unit_axis: Literal[-2, -1]
+    square: bool
+    ports: tuple[Port, ...]
     lifted: tuple[LiftedOperator, ...]
     borders: tuple[Border, ...]
     kept: tuple[Kept, ...]
@@ -97,7 +114,7 @@ class Plan:
     @property
     def axis(self) -> UnitAxis:
         """The unit axis as the functions take it."""
-        return UnitAxis(self.unit_axis)
+        return UnitAxis(self.unit_axis, self.square)
 
     @property
     def convolutions(self) -> tuple[LiftedOperator, ...]:
@@ -109,7 +126,10 @@ class Plan:
         return {
             "capture": asdict(self.capture),
             "lift": self.lift,
+            "io": self.io,
             "unit_axis": self.unit_axis,
+            "square": self.square,
+            "ports": [asdict(one) for one in self.ports],
             "lifted": [asdict(one) for one in self.lifted],
             "borders": [asdict(one) for one in self.borders],
             "kept": [asdict(one) for one in self.kept],

@@ -11,6 +11,7 @@ from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Capture
 from convsurgeon.lifting import Candidate, consider
 from convsurgeon.observe import Facts, has_form
+from convsurgeon.planning.ends import Ends
 from convsurgeon.planning.ownership import Ownership
 from convsurgeon.planning.plan import CaptureNote, Kept, LiftedOperator, Plan
 from convsurgeon.planning.selection import Selection
@@ -25,27 +26,33 @@ def make_plan(
     facts: Facts | None,
     *,
     lift: Literal["regions", "ops"],
+    io: Literal["1d", "2d"],
     unit_axis: Literal[-2, -1],
+    square: bool,
     include: Sequence[str],
     exclude: Sequence[str],
 ) -> Plan:
     """Plan the conversion of a captured graph from the `facts` of one run; without them, each convolution alone."""
-    axis = UnitAxis(unit_axis)
+    axis = UnitAxis(unit_axis, square)
     ownership = Ownership(capture)
     survey = _survey(capture, facts, axis, Selection.of(capture.modules, include, exclude))
     _refuse_pinned(survey, ownership, capture)
-    graph = ValueGraph(capture, facts, axis, survey, ownership)
+    graph = ValueGraph(capture, facts, axis, survey, ownership, open_ends=io == "2d")
     regions = lift == "regions" and facts is not None
     forms = graph.in_regions() if regions else graph.alone()
+    ends = Ends(capture, facts, axis, forms, open_ends=io == "2d")
     steps = {node.name: forms.lifted[node] for node in capture.graph.nodes if node in forms.lifted}
     return Plan(
         capture=CaptureNote(capture.how, capture.mode, capture.reason),
         lift="regions" if regions else "ops",
+        io=io,
         unit_axis=unit_axis,
+        square=square,
+        ports=tuple(ends.ports()) if io == "2d" else (),
         lifted=tuple(
             _lifted(node, forms.lifted[node], capture) for node in capture.graph.nodes if node in forms.lifted
         ),
-        borders=tuple(graph.borders(forms)),
+        borders=tuple(ends.borders()),
         kept=tuple(_kept(survey, forms, capture, facts, axis, regions=regions)),
         moved=graph.moved(forms),
         graph=capture.graph,

@@ -15,7 +15,6 @@ from convsurgeon.lifting import Candidate
 from convsurgeon.observe import Facts, has_form
 from convsurgeon.planning.cut import Problem, solve
 from convsurgeon.planning.ownership import Ownership
-from convsurgeon.planning.plan import Border
 from convsurgeon.rules import Lifted, Lowered, Raised
 
 
@@ -40,10 +39,20 @@ class Forms:
 
 
 class ValueGraph:
-    """The cut's view of the graph: an id for each value, one for all reads of a tensor."""
+    """The cut's view of the graph: an id for each value, one for all reads of a tensor.
+
+    With `open_ends`, inputs and outputs of the graph may be 2-D too.
+    """
 
     def __init__(
-        self, capture: Capture, facts: Facts | None, axis: UnitAxis, survey: Survey, ownership: Ownership
+        self,
+        capture: Capture,
+        facts: Facts | None,
+        axis: UnitAxis,
+        survey: Survey,
+        ownership: Ownership,
+        *,
+        open_ends: bool,
     ) -> None:
         self._graph = capture.graph
         self._modules = capture.modules
@@ -51,6 +60,7 @@ class ValueGraph:
         self._axis = axis
         self._candidates = survey.candidates
         self._ownership = ownership
+        self._open_ends = open_ends
         self._tensors = {
             node: ownership.tensor(str(node.target))
             for node in capture.graph.find_nodes(op="get_attr")
@@ -111,6 +121,8 @@ class ValueGraph:
                 problem.weights[key] = one_border + sizes[node]
             candidate = self._candidates.get(node)
             lifted = () if candidate is None else candidate.operands
+            if node.op == "output" and self._open_ends:
+                continue
             for operand in node.all_input_nodes:
                 if operand in sizes and has_form(operand, self._facts, self._axis):
                     consumers = problem.consumers.setdefault(self._id(operand), [])
@@ -120,9 +132,9 @@ class ValueGraph:
         return problem
 
     def _costs(self, node: fx.Node) -> bool:
-        """Whether another way is better if no border is spared: more than four axes are what hardware can't hold."""
+        """Whether 1-D is better if no border is spared: hardware holds four axes, and an input had better have them."""
         seen = None if self._facts is None else self._facts[node].value
-        return seen is not None and seen.rank > 3
+        return seen is not None and (seen.rank > 3 or (node.op == "placeholder" and seen.rank != 3))
 
     def _implied(self) -> Iterator[tuple[Any, Any]]:
         """Of operators whose operands and result may differ in form, which of the two follows from the other."""
@@ -151,6 +163,8 @@ class ValueGraph:
             if candidate.rule.must:
                 return True
             return None if candidate.way(Lifted) or candidate.way(Raised) else False
+        if node.op == "placeholder" and self._open_ends and has_form(node, self._facts, self._axis):
+            return None
         tensor = self._tensors.get(node)
         if tensor is not None and id(tensor) in self._required:
             return True
@@ -160,27 +174,6 @@ class ValueGraph:
 
     def _is_pinned(self, tensor: torch.Tensor) -> bool:
         return self._ownership.pinned_by(tensor, self._lifted_modules) is not None
-
-    def borders(self, forms: Forms) -> Iterator[Border]:
-        """The borders between these forms, in the order of the graph."""
-        flowing: set[fx.Node] = set()
-        for value in self._graph.nodes:
-            if value.op == "placeholder" or any(operand in flowing for operand in value.all_input_nodes):
-                flowing.add(value)
-            two_d = value in forms.two_d
-            changes = [
-                user.name
-                for user in value.users
-                if (user in forms.lifted and value in forms.lifted[user].operands) is not two_d
-            ]
-            facts = None if self._facts is None else self._facts[value].value
-            shape, nbytes = (None, None) if facts is None else (facts.shape, facts.nbytes)
-            if value in forms.lifted and not two_d and not isinstance(forms.lifted[value].lifted, Lowered):
-                yield Border(value.name, "lower", shape, nbytes, (value.name,), value not in flowing)
-            if changes and has_form(value, self._facts, self._axis):
-                yield Border(
-                    value.name, "lower" if two_d else "lift", shape, nbytes, tuple(changes), value not in flowing
-                )
 
     def moved(self, forms: Forms) -> tuple[str, ...]:
         """The qualified names of the tensors that gain the unit axis."""

@@ -35,7 +35,9 @@ def first_divergence(
         make = widened if wide else _copied
         inputs = widened_sample(sample) if wide else sample
         ours = _Steps(make(capture.root), capture.graph, inputs, state)
-        theirs = _Steps(make(candidate), candidate.graph, inputs, state)
+        theirs = _Steps(
+            make(candidate), candidate.graph, Sample(*candidate.inputs_2d(*inputs.args, **inputs.kwargs)), state
+        )
         try:
             for new, value in theirs:
                 origin = new.meta.get(ORIGIN)

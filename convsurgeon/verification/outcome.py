@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from convsurgeon.capture.state import version_of
 from convsurgeon.cloning import copied
+from convsurgeon.converted import ConvertedModule
 from convsurgeon.errors import UnsupportedError
 from convsurgeon.guard import WriteGuard
 from convsurgeon.rng import RandomState
@@ -39,8 +40,9 @@ def run(module: nn.Module, sample: Sample, state: RandomState, *, gradients: boo
     versions = [version_of(tensor) for tensor in inputs.tensors()]
     called = inputs.map(_differentiable) if gradients else inputs
     state.restore()
+    call = module.call_1d if isinstance(module, ConvertedModule) else module
     with _Watch(module) as watch, torch.set_grad_enabled(gradients):
-        leaves = dict(_leaves("output", module(*called.args, **called.kwargs)))
+        leaves = dict(_leaves("output", call(*called.args, **called.kwargs)))
     after = RandomState.capture()
     if gradients:
         leaves |= _gradients(module, leaves, inputs.tensors())
