@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,8 +16,11 @@ from convsurgeon.capture import Capture, capture_model
 from convsurgeon.collector import paused_collector
 from convsurgeon.converted import ConvertedModule
 from convsurgeon.errors import CaptureError, UnsupportedError
+from convsurgeon.files import write_text
 from convsurgeon.observe import Facts, GraphRun, observe
+from convsurgeon.page import conversion_page
 from convsurgeon.planning import Plan, make_plan
+from convsurgeon.report import conversion_text
 from convsurgeon.rewrite import rewrite
 from convsurgeon.samples import Sample, as_samples
 from convsurgeon.verification import Tolerance, Verification, require_runs, verify_samples
@@ -41,7 +45,8 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
 class Conversion:
     """What `convert` returns: the module, what was decided, the proof, and how the weights moved.
 
-    `verification` is None if none was asked for. `seconds` are those of each step.
+    `verification` is None if none was asked for. `seconds` are those of each step. `captured`, the original's graph,
+    and `samples` are kept for `to_html`, which runs both models node by node.
     """
 
     module: ConvertedModule
@@ -49,6 +54,8 @@ class Conversion:
     verification: Verification | None
     weight_map: WeightMap
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
+    captured: Capture | None = field(default=None, repr=False, compare=False)
+    samples: tuple[Sample, ...] = field(default=(), repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain data."""
@@ -62,8 +69,17 @@ class Conversion:
             "seconds": dict(self.seconds),
         }
 
+    def to_html(self, path: str | os.PathLike[str]) -> None:
+        """Write the report as one page that needs nothing else: both lanes, every node, its error, weights and totals.
+
+        The first sample runs once more, in both models and in float64.
+
+        Raises:
+            OSError: the file can't be written; what was there stays.
+        """
+        write_text(path, conversion_page(self))
+
     def __str__(self) -> str:
-        from convsurgeon.report import conversion_text
 
         return conversion_text(self)
 
@@ -140,7 +156,7 @@ def convert(
     if verify:
         verification = _verified(model, module, samples, tolerance, captured)
         watch.lap("verify")
-    return Conversion(module, plan_, verification, weight_map, watch.seconds)
+    return Conversion(module, plan_, verification, weight_map, watch.seconds, captured, samples)
 
 
 @paused_collector()
@@ -223,6 +239,7 @@ def _captured(model: nn.Module, samples: tuple[Sample, ...], watch: _Stopwatch) 
             f"  {type(error).__name__}: {' '.join(str(error).split())[:300]}\n"
             "  forward does something that tracing doesn't record; convert the submodules that can be traced"
         ) from error
+    captured.restore_buffers(model)
     watch.lap("observe")
     return captured, facts
 

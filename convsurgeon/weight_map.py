@@ -15,6 +15,7 @@ from torch import nn
 
 from convsurgeon.axis import UnitAxis
 from convsurgeon.errors import CheckpointError
+from convsurgeon.files import write_text
 
 _SHAPED_SLOTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "acc_delta", "sum"}
 """What torch's optimizers keep in the shape of the parameter."""
@@ -88,17 +89,7 @@ class WeightMap:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the map as JSON, to a temporary name first, so that a failure leaves what was there."""
-        content = {"format": _FORMAT, "version": _VERSION, **asdict(self)}
-        target = Path(path)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                json.dump(content, file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_text(path, json.dumps({"format": _FORMAT, "version": _VERSION, **asdict(self)}, indent=1))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> WeightMap:

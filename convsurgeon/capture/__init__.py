@@ -14,7 +14,7 @@ import torch
 from torch import fx, nn
 
 from convsurgeon.capture.modes import Trace, difference, follows_mode
-from convsurgeon.capture.state import in_mode, undone, without_global_hooks
+from convsurgeon.capture.state import in_mode, undone, version_of, without_global_hooks
 from convsurgeon.capture.tracer import ModelTracer, is_users_file
 from convsurgeon.cloning import clone_module, share_parameters
 from convsurgeon.errors import CaptureError
@@ -46,6 +46,14 @@ class Capture:
     def modules(self) -> Modules:
         """The clone's modules, as ``call_module`` nodes name them."""
         return modules_of(self.root)
+
+    def restore_buffers(self, model: nn.Module) -> None:
+        """Take back what a run of the graph wrote to the clone's buffers: they hold what those of `model` do."""
+        held = dict(model.named_buffers())
+        with torch.no_grad():
+            for name, buffer in self.root.named_buffers():
+                if version_of(buffer) > 0 and name in held and held[name].shape == buffer.shape:
+                    buffer.copy_(held[name])
 
 
 def modules_of(root: nn.Module) -> Modules:

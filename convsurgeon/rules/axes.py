@@ -61,7 +61,7 @@ def lift_gather(op: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     return Lifted("gather", dim=axis.lifted_axis(op.dim, op.input.rank))
 
 
-@rule("roll")
+@rule("roll", contiguous=True)
 def lift_roll(op: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     """``roll`` along axes `dims` is ``roll`` along where they stand.
 

@@ -22,7 +22,7 @@ def lift_index(op: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     if isinstance(op.input, tuple):
         return Lifted("index") if isinstance(op.index, int) else Refusal("it takes several of a tuple")
     if not isinstance(op.input, Value):
-        return Refusal("it is not a tensor that is indexed")
+        return Refusal("it takes an item of what is no tensor")
     index = op.index if isinstance(op.index, tuple) else (op.index,)
     if not all(one is None or one is Ellipsis or _is_plain(one) for one in index):
         return Refusal("it is indexed by more than slices and whole numbers")

@@ -34,8 +34,8 @@ def first_divergence(
     with torch.no_grad(), in_float64() if wide else nullcontext():
         make = widened if wide else _copied
         inputs = widened_sample(sample) if wide else sample
-        ours = _Steps(make(capture.root), capture.graph, inputs, state)
-        theirs = _Steps(
+        ours = Steps(make(capture.root), capture.graph, inputs, state)
+        theirs = Steps(
             make(candidate), candidate.graph, Sample(*candidate.inputs_2d(*inputs.args, **inputs.kwargs)), state
         )
         try:
@@ -88,7 +88,7 @@ def _difference(expected: torch.Tensor, seen: torch.Tensor) -> float | None:
     return difference if difference > 1000 * torch.finfo(expected.dtype).eps * scale else None
 
 
-class _Steps:
+class Steps:
     """A graph's values one by one, drawing from a random stream of its own."""
 
     def __init__(self, root: nn.Module, graph: fx.Graph, sample: Sample, state: RandomState) -> None:
