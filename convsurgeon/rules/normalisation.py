@@ -21,11 +21,20 @@ def lift_batch_norm(norm: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     return Lifted("batch_norm")
 
 
-@rule("instance_norm", "group_norm", "local_response_norm", contiguous=True)
-def lift_channel_norm(norm: Arguments, axis: UnitAxis) -> Lifted | Refusal:
-    """A norm over the length, or over groups of channels and the length, takes the same numbers from (N, C, 1, L).
+@rule("instance_norm", contiguous=True)
+def lift_instance_norm(norm: Arguments, axis: UnitAxis) -> Lifted | Refusal:
+    """``instance_norm`` over the length takes the same numbers from (N, C, 1, L), and a layer's (C, L) from (C, 1, L).
 
     Parameters and statistics are (C,), and stay as they are.
+    """
+    return Lifted("instance_norm")
+
+
+@rule("group_norm", "local_response_norm", contiguous=True)
+def lift_channel_norm(norm: Arguments, axis: UnitAxis) -> Lifted | Refusal:
+    """A norm over groups of channels and the length, or over neighbouring channels, does the same in (N, C, 1, L).
+
+    Parameters are (C,), and stay as they are.
 
     Limits: the input is (N, C, L).
     """

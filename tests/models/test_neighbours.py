@@ -16,15 +16,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # torch's test modules warn on import of what they no longer need
     from torch.testing._internal.common_modules import module_db
 
-WALLS = {
-    "nn.AdaptiveMaxPool1d": "indices",
-    "nn.MaxPool1d": "indices",
-    "nn.LayerNorm": "normalises more",
-    "nn.RMSNorm": "normalises more",
-    "nn.Softmax": "axis is not given",
-    "nn.LogSoftmax": "axis is not given",
-    "nn.Softmin": "axis is not given",
-}
+WALLS = {"MaxPool1d": "used as a whole, by output", "BatchNorm1d": "has rank 2", "GroupNorm": "not (N, C, L)"}
 """Layers some of whose samples stay 1-D, and a word of the reason."""
 
 LAYERS = (
@@ -97,6 +89,7 @@ def test_torchs_samples_of_a_layer_between_convolutions(
                 assert len(conversion.plan.borders) == 2, name
         else:
             kept += 1
+            assert any(WALLS[name] in one.reason for one in conversion.plan.kept), conversion.plan
     record_property("lifted", lifted)
     record_property("kept", kept)
     assert lifted + kept > 0 or name in ("CircularPad1d", "Upsample", "Dropout1d")
