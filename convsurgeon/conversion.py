@@ -12,20 +12,22 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from convsurgeon.capture import Capture, capture_model
+from convsurgeon.capture import Capture, modules_of
+from convsurgeon.choosing import Choice, How, choose, unfaithful
 from convsurgeon.collector import paused_collector
-from convsurgeon.converted import ConvertedModule
-from convsurgeon.errors import CaptureError, UnsupportedError
+from convsurgeon.errors import UnsupportedError
 from convsurgeon.files import write_text
-from convsurgeon.observe import Facts, GraphRun, observe
+from convsurgeon.observe import GraphRun
 from convsurgeon.page import conversion_page
-from convsurgeon.planning import Plan, make_plan
+from convsurgeon.parts import Part
+from convsurgeon.planning import Kept, Plan, Selection, make_plan
 from convsurgeon.report import conversion_text
 from convsurgeon.rewrite import rewrite
 from convsurgeon.samples import Sample, as_samples
-from convsurgeon.verification import Tolerance, Verification, require_runs, verify_samples
+from convsurgeon.verification import Tolerance, Verification, verify_samples
 from convsurgeon.weight_map import WeightMap
 
+Planned = tuple[list[tuple[Part, Plan]], Plan]
 Lift = Literal["regions", "ops"]
 Io = Literal["1d", "2d"]
 Axis = Literal[-2, -1]
@@ -35,7 +37,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "io": ("1d", "2d"),
     "unit_axis": (-2, -1),
     "square": (False, True),
-    "capture": ("auto", "trace"),
+    "capture": ("auto", "trace", "islands"),
     "copy_weights": (False, True),
     "verify": (True, False),
 }
@@ -45,17 +47,16 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
 class Conversion:
     """What `convert` returns: the module, what was decided, the proof, and how the weights moved.
 
-    `verification` is None if none was asked for. `seconds` are those of each step. `captured`, the original's graph,
-    and `samples` are kept for `to_html`, which runs both models node by node.
+    `verification` is None if none was asked for. `seconds` are those of each step. `planned`, the captured
+    graphs and their plans, is kept for `to_html`, which runs original and result node by node.
     """
 
-    module: ConvertedModule
+    module: nn.Module
     plan: Plan
     verification: Verification | None
     weight_map: WeightMap
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
-    captured: Capture | None = field(default=None, repr=False, compare=False)
-    samples: tuple[Sample, ...] = field(default=(), repr=False, compare=False)
+    planned: tuple[tuple[Part, Plan], ...] = field(default=(), repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain data."""
@@ -96,7 +97,7 @@ def convert(
     square: bool = False,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
-    capture: Literal["auto", "trace"] = "auto",
+    capture: How = "auto",
     copy_weights: bool = False,
     verify: bool = True,
     tolerance: Tolerance | None = None,
@@ -119,7 +120,9 @@ def convert(
             some compilers ask for; over an axis of one element, with a kernel of one, that computes the same.
         include: globs on the qualified names of modules, everything inside them included: the convolutions to convert.
         exclude: globs likewise: modules whose operators all stay 1-D.
-        capture: "trace" is torch.fx symbolic tracing; "auto" takes the first capture that works.
+        capture: "trace" makes one graph of the model, by torch.fx symbolic tracing. "islands" leaves the model its own
+            Python, and makes graphs of the largest submodules that can be traced, down to single convolutions; it needs
+            a sample. "auto" takes the first that works, and the report says why the other didn't.
         copy_weights: True gives every tensor of the result its own memory. False shares storage (but for BatchNorm
             statistics and buffers that running the model writes): objects are new, but training or loading into one
             model writes the other's numbers.
@@ -144,19 +147,17 @@ def convert(
     if verify and any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
         raise UnsupportedError("model has weights on the meta device, so nothing can be computed; say verify=False")
     watch = _Stopwatch()
-    captured, facts = _captured(model, samples, watch)
-    plan_ = make_plan(
-        captured, facts, lift=lift, io=io, unit_axis=unit_axis, square=square, include=include, exclude=exclude
-    )
+    choice = choose(model, samples, capture, watch.lap)
+    planned, plan_ = _planned(model, choice, include, exclude, lift=lift, io=io, unit_axis=unit_axis, square=square)
     watch.lap("plan")
-    weight_map = WeightMap.of(captured.root, plan_.moved, unit_axis)
-    module = rewrite(model, captured, plan_, copy_weights=copy_weights)
+    weight_map = WeightMap.of(model if choice.whole is None else choice.whole.captured.root, plan_.moved, unit_axis)
+    module = rewrite(model, planned, plan_, copy_weights=copy_weights)
     watch.lap("rewrite")
     verification = None
     if verify:
-        verification = _verified(model, module, samples, tolerance, captured)
+        verification = _verified(model, module, samples, tolerance, choice.whole)
         watch.lap("verify")
-    return Conversion(module, plan_, verification, weight_map, watch.seconds, captured, samples)
+    return Conversion(module, plan_, verification, weight_map, watch.seconds, tuple(planned))
 
 
 @paused_collector()
@@ -171,7 +172,7 @@ def plan(
     square: bool = False,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
-    capture: Literal["auto", "trace"] = "auto",
+    capture: How = "auto",
 ) -> Plan:
     """What `convert` would do with these arguments, without rewriting or verifying anything.
 
@@ -180,10 +181,8 @@ def plan(
         TypeError, ValueError: a wrong argument.
     """
     samples = _checked(model, sample_inputs, None, locals())
-    captured, facts = _captured(model, samples, _Stopwatch())
-    return make_plan(
-        captured, facts, lift=lift, io=io, unit_axis=unit_axis, square=square, include=include, exclude=exclude
-    )
+    choice = choose(model, samples, capture, _Stopwatch().lap)
+    return _planned(model, choice, include, exclude, lift=lift, io=io, unit_axis=unit_axis, square=square)[1]
 
 
 class _Stopwatch:
@@ -224,35 +223,33 @@ def _checked(model: Any, sample_inputs: Any, tolerance: Any, given: dict[str, An
     return samples
 
 
-def _captured(model: nn.Module, samples: tuple[Sample, ...], watch: _Stopwatch) -> tuple[Capture, Facts | None]:
-    first = samples[0] if samples else None
-    captured = capture_model(model, first)
-    watch.lap("capture")
-    if first is None:
-        return captured, None
-    try:
-        facts = observe(captured, first)
-    except Exception as error:  # the user's model may raise anything on a sample: told apart and passed on
-        require_runs(model, first)
-        raise CaptureError(
-            f"the traced graph of {type(model).__name__} fails on the sample {first}, where the model doesn't\n"
-            f"  {type(error).__name__}: {' '.join(str(error).split())[:300]}\n"
-            "  forward does something that tracing doesn't record; convert the submodules that can be traced"
-        ) from error
-    captured.restore_buffers(model)
-    watch.lap("observe")
-    return captured, facts
+def _planned(
+    model: nn.Module, choice: Choice, include: Sequence[str], exclude: Sequence[str], **options: Any
+) -> Planned:
+    """The plan of each part, and all of it as one."""
+    selection = Selection.of(modules_of(model), include, exclude)
+    whole = choice.whole
+    if whole is not None:
+        plan = make_plan(whole.captured, whole.facts, selection=selection, **options)
+        return [(whole, plan)], plan
+    options["io"] = "1d"
+    planned = [(part, make_plan(part.captured, part.facts, selection=selection, **options)) for part in choice.parts]
+    alone = [
+        Kept("", path, type(model.get_submodule(path)).__name__, reason, "")
+        for path, reason in choice.reasons.items()
+        if path not in choice.in_place and isinstance(model.get_submodule(path), (nn.Conv1d, nn.ConvTranspose1d))
+    ]
+    in_place = tuple(path for path in choice.in_place if selection.refuses_module(path) is None)
+    lead = choice.failed.replace("\n  ", "; ") if choice.failed else ""
+    return planned, Plan.of_islands({part.path: plan for part, plan in planned}, alone, in_place, lead, **options)
 
 
 def _verified(
-    model: nn.Module,
-    module: ConvertedModule,
-    samples: tuple[Sample, ...],
-    tolerance: Tolerance | None,
-    captured: Capture,
+    model: nn.Module, module: nn.Module, samples: tuple[Sample, ...], tolerance: Tolerance | None, whole: Part | None
 ) -> Verification:
+    captured = None if whole is None else whole.captured
     found = verify_samples(model, module, samples, tolerance, gradients=False, train=False, capture=captured)
-    if not found.passed and found.divergence is None:
+    if not found.passed and found.divergence is None and captured is not None:
         _require_faithful(model, captured, samples)
     found.require()
     return found
@@ -262,11 +259,7 @@ def _require_faithful(model: nn.Module, captured: Capture, samples: tuple[Sample
     """Raise if the graph wasn't the model to begin with."""
     graph = _GraphAsModule(captured)
     if not verify_samples(model, graph, samples, None, gradients=False, train=False, capture=None).passed:
-        raise CaptureError(
-            f"{type(model).__name__} was traced without an error into a graph that computes something else\n"
-            "  forward takes decisions in Python that tracing froze (a branch on a type, numpy, a counter)\n"
-            "  move them out of forward, or convert the submodules that can be traced"
-        )
+        raise unfaithful(model)
 
 
 class _GraphAsModule(nn.Module):

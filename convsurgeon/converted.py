@@ -26,7 +26,8 @@ class Facts:
     """What a converted module knows of its conversion.
 
     `own_modes`: the submodules that ``train(mode)`` leaves in another mode than it is given, as the original's does.
-    `inputs` and `outputs` name those that are 4-D, outputs by their path in what is returned.
+    `inputs` and `outputs` name those that are 4-D, outputs by their path in what is returned. `stands_for`: the class
+    of the submodule in whose place it stands, in a model that is still its own Python.
     """
 
     captured_mode: Mode | None
@@ -34,6 +35,7 @@ class Facts:
     own_modes: Mapping[bool, Mapping[str, bool]]
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    stands_for: type[nn.Module] | None = None
 
 
 class ConvertedModule(fx.GraphModule):
@@ -82,6 +84,18 @@ class ConvertedModule(fx.GraphModule):
     def unit_axis(self) -> Literal[-2, -1]:
         """Where the unit axis stands in 2-D values."""
         return self._facts.unit_axis
+
+    def __getattr__(self, name: str) -> Any:
+        """What is no attribute here, as the class that this module stands for defines it: methods, properties."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            facts: Facts | None = self.__dict__.get("_convsurgeon")
+            kind = None if facts is None else facts.stands_for
+            if kind is None or name.startswith("__") or not hasattr(kind, name):
+                raise
+            found = inspect.getattr_static(kind, name)
+            return found.__get__(self, kind) if hasattr(found, "__get__") else found
 
     def call_1d(self, *args: Any, **kwargs: Any) -> Any:
         """Call the module with inputs, and get outputs, in the shapes of the original, whatever ``io`` it has."""

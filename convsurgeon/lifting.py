@@ -10,7 +10,7 @@ from torch import fx
 
 from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Modules
-from convsurgeon.observe import Facts, NodeFacts, has_form
+from convsurgeon.observe import Facts, NodeFacts, Value, has_form
 from convsurgeon.rules import RULES, Arguments, Computed, Deferred, Lifted, Lowered, Raised, Refusal, Rule, Ways
 from convsurgeon.rules.pointwise import broadcasts, is_elementwise
 from convsurgeon.spellings import Call, ModuleSpelling, Spelling, State, has_state, is_torchs_own, read
@@ -77,6 +77,9 @@ def _may_answer(seen: NodeFacts, call: Call | None) -> bool:
 def _by_rule(node: fx.Node, call: Call, facts: Facts | None, axis: UnitAxis) -> Candidate | Refusal:
     rule = RULES[call.operator]
     known = {name: _facts_of(value, facts) for name, value in call.arguments.items()}
+    taken_first = known.get("input")
+    if isinstance(taken_first, Value) and taken_first.rank == 0:
+        return Refusal("what it takes is one number")
     answer = rule.lift(Arguments({**known, "result": _facts_of(node, facts)}), axis)
     if isinstance(answer, Refusal):
         return answer
@@ -117,6 +120,8 @@ def _computed_otherwise(ways: Ways, facts: Facts | None) -> Refusal | None:
     """Why an argument that changes can't be computed in the graph: only whole numbers can."""
     for way in ways:
         for name, value in way.changes.items():
+            if any(isinstance(leaf, Value) for leaf in _leaves(value)):
+                return Refusal(f"its {name} is computed in the graph, as a tensor")
             for node in () if isinstance(value, Deferred) else _nodes(value):
                 if facts is not None and facts[node].result is not int:
                     return Refusal(f"its {name} is computed in the graph, as {_words(facts[node])}")
@@ -163,6 +168,12 @@ def _is_tuple(value: Any, facts: Facts | None) -> bool:
 
 def _flat(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (tuple, list)) else [value]
+
+
+def _leaves(value: Any) -> list[Any]:
+    found: list[Any] = []
+    fx.node.map_aggregate(value.args if isinstance(value, Deferred) else value, found.append)
+    return found
 
 
 def _nodes(value: Any) -> list[fx.Node]:

@@ -24,6 +24,7 @@ def plan_text(plan: Plan) -> str:
             *_field("converted", _converted(plan)),
             *_field("borders", _borders(plan)),
             *(_field("4-D", [str(port) for port in plan.ports] or ["no input or output"]) if plan.io == "2d" else ()),
+            *(_field("in place", _in_place(plan)) if plan.in_place else ()),
             *_field("kept 1-D", _kept(plan.kept)),
         )
     )
@@ -67,6 +68,8 @@ def _field(name: str, lines: Sequence[str]) -> Iterable[str]:
 
 
 def _converted(plan: Plan) -> list[str]:
+    if not plan.lifted and plan.in_place:
+        return ["no convolution in a graph"]
     if not plan.lifted:
         return ["nothing: the model has no 1-D convolution that can be converted"]
     convolutions, others = plan.convolutions, [one for one in plan.lifted if one not in set(plan.convolutions)]
@@ -109,6 +112,14 @@ def _kept(kept: Sequence[Kept]) -> list[str]:
         lines.append(f"{count}{operator}: {reason}{f' [{_some(sources)}]' if sources else ''}")
     more = len(grouped) - _SHOWN
     return lines + ([f"and {more} more kinds of operators"] if more > 0 else [])
+
+
+def _in_place(plan: Plan) -> list[str]:
+    return [
+        f"{_plural(len(plan.in_place), 'module')} whose own Python calls convolutions, computed in 2-D as they run",
+        *(f"  {path or 'the model itself'}" for path in plan.in_place[:_SHOWN]),
+        *([f"  and {len(plan.in_place) - _SHOWN} more"] if len(plan.in_place) > _SHOWN else []),
+    ]
 
 
 def _plural(count: int, noun: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +13,10 @@ from convsurgeon.capture import Capture, Modules, fetch, inlined_paths, modules_
 from convsurgeon.capture.state import version_of
 from convsurgeon.cloning import Policy, clone_module, copied, own, rewrap, share
 from convsurgeon.converted import ConvertedModule, Facts, load_1d_state
+from convsurgeon.islands.in_place import convolve_in_place
 from convsurgeon.lifting import Candidate
 from convsurgeon.origin import ORIGIN, Form, Origin
+from convsurgeon.parts import Part
 from convsurgeon.planning import Border, Plan
 from convsurgeon.rules import Deferred, Lowered
 from convsurgeon.scope import Scope
@@ -33,26 +35,51 @@ def _unshaped(meta: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in meta.items() if key not in _SHAPED_META}
 
 
-def rewrite(model: nn.Module, capture: Capture, plan: Plan, *, copy_weights: bool) -> ConvertedModule:
-    """The converted module: `plan` carried out over a clone of `model`, sharing its storage unless `copy_weights`."""
-    tree = clone_module(model, own if copy_weights else _sharing(model, capture))
+def rewrite(model: nn.Module, planned: Sequence[tuple[Part, Plan]], whole: Plan, *, copy_weights: bool) -> nn.Module:
+    """The converted model: each plan carried out over a clone of `model`, sharing its storage unless `copy_weights`.
+
+    A plan for the whole makes a `ConvertedModule` of it; one for a submodule puts one in that submodule's place, and
+    what is computed in place is said by the plan of the `whole`.
+    """
+    tree = clone_module(model, own if copy_weights else _sharing(model, [part.captured for part, _ in planned]))
+    for part, plan in planned:
+        old, original = tree.get_submodule(part.path), model.get_submodule(part.path)
+        new = _rewritten(old, original, part.captured, plan)
+        if part.path == "":
+            return new
+        for parent in tree.modules():
+            for name, child in parent._modules.items():
+                if child is old:
+                    parent._modules[name] = new
+    for path in whole.in_place:
+        convolve_in_place(tree.get_submodule(path), whole.axis)
+    return tree
+
+
+def _rewritten(tree: nn.Module, original: nn.Module, capture: Capture, plan: Plan) -> ConvertedModule:
+    """The converted module of one captured graph, out of a clone of the original's modules, which is used up."""
     for node in capture.graph.find_nodes(op="get_attr"):
         _adopt_constant(tree, capture.root, str(node.target))
-    tree = _lift_tree(tree, plan)
-    graph = _GraphWriter(plan).write()
+    stands_for = None if capture.path == "" else type(tree)
+    attributes = {} if stands_for is None else dict(vars(tree))
+    tree = _lift_tree(tree, capture.graph, plan)
+    graph = _GraphWriter(capture.graph, plan).write()
     facts = Facts(
         capture.mode,
         plan.unit_axis,
-        _own_modes(model),
+        _own_modes(original),
         tuple(port.name for port in plan.ports if port.kind == "input"),
         tuple(port.name for port in plan.ports if port.kind == "output"),
+        stands_for,
     )
-    return ConvertedModule.build(tree, graph, type(model).__name__, facts)
+    module = ConvertedModule.build(tree, graph, type(original).__name__, facts)
+    vars(module).update({name: value for name, value in attributes.items() if not hasattr(module, name)})
+    return module
 
 
-def _sharing(model: nn.Module, capture: Capture) -> Policy:
-    """Share all storage but that of buffers that running the model writes, as the observed run showed."""
-    observed = dict(capture.root.named_buffers())
+def _sharing(model: nn.Module, captures: Sequence[Capture]) -> Policy:
+    """Share all storage but that of buffers that running the model writes, as the observed runs showed."""
+    observed = {c.qualified(name): b for c in captures for name, b in c.root.named_buffers()}
     written = {id(b) for name, b in model.named_buffers() if name in observed and version_of(observed[name]) > 0}
     return lambda tensor, owner: tensor.dtype if id(tensor) in written else share(tensor, owner)
 
@@ -72,10 +99,11 @@ def _own_modes(model: nn.Module) -> dict[bool, dict[str, bool]]:
 class _GraphWriter:
     """Writes the new graph node by node, in the order and under the names of the old one."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, graph: fx.Graph, plan: Plan) -> None:
         self._plan = plan
+        self._old = graph
         self._new = fx.Graph()
-        self._new._codegen = plan.graph._codegen
+        self._new._codegen = graph._codegen
         self._forms: dict[tuple[fx.Node, str], fx.Node] = {}
 
     def write(self) -> fx.Graph:
@@ -87,14 +115,14 @@ class _GraphWriter:
         bordered: dict[str, list[Border]] = {}
         for border in self._plan.borders:
             bordered.setdefault(border.value, []).append(border)
-        given = list(self._plan.graph.find_nodes(op="placeholder"))
-        given += [node for node in self._plan.graph.find_nodes(op="get_attr") if node.name in bordered]
+        given = list(self._old.find_nodes(op="placeholder"))
+        given += [node for node in self._old.find_nodes(op="get_attr") if node.name in bordered]
         stated = set(given)
         for node in given:
             self._copy(node)
         for node in given:
             self._border(node, bordered.get(node.name, ()))
-        for node in self._plan.graph.nodes:
+        for node in self._old.nodes:
             if node in stated:
                 continue
             step = self._plan.steps.get(node.name)
@@ -175,12 +203,12 @@ def _adopt_constant(tree: nn.Module, root: nn.Module, target: str) -> None:
             setattr(tree, target, value)
 
 
-def _lift_tree(tree: nn.Module, plan: Plan) -> nn.Module:
+def _lift_tree(tree: nn.Module, graph: fx.Graph, plan: Plan) -> nn.Module:
     """The module tree of the converted graph, out of a clone of the original's, which is used up."""
     modules = modules_of(tree)
     moved = _move_state(modules, plan)
     replaced: dict[int, nn.Module] = {}
-    for node in plan.graph.find_nodes(op="call_module"):
+    for node in graph.find_nodes(op="call_module"):
         step = plan.steps.get(node.name)
         if step is not None and step.replaces_module and step.spelling is not None:
             old = modules[str(node.target)]
@@ -188,7 +216,7 @@ def _lift_tree(tree: nn.Module, plan: Plan) -> nn.Module:
                 new = step.spelling.lift_module(old, step.lifted.changes, plan.axis)
                 assert new is not None
                 replaced[id(old)] = new
-    inlined = {id(modules[path]) for path in inlined_paths(modules, plan.graph)}
+    inlined = {id(modules[path]) for path in inlined_paths(modules, graph)}
     _scope(tree, replaced, inlined | set(moved))
     for parent in {id(m): m for m in (*tree.modules(), *replaced.values())}.values():
         for name, child in parent._modules.items():

@@ -38,11 +38,11 @@ class Scope(nn.Module):
 
     @classmethod
     def of(cls, module: nn.Module) -> Scope:
-        """The place of `module`, with what it holds."""
+        """The place of `module`, with what it holds and its plain attributes."""
         kind = type(module)
         saves = any(getattr(kind, name) is not getattr(nn.Module, name) for name in _SAVING)
         scope = _new_scope(kind) if saves else cls()
-        take_contents(scope, module, attributes=saves)
+        take_contents(scope, module, attributes=True)
         scope.__dict__["_convsurgeon_original"] = kind.__name__
         return scope
 

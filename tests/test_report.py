@@ -52,7 +52,7 @@ def test_the_report_as_data_is_json() -> None:
     assert data["plan"]["capture"]["how"] == "trace"
     assert data["verification"]["passed"] is True
     assert {"name": "norm.bias", "shape_1d": [4], "shape_2d": [4], "dtype": "float32"} in data["weights"]
-    assert set(data["seconds"]) == {"capture", "observe", "plan", "rewrite", "verify"}
+    assert set(data["seconds"]) == {"capture", "observe", "compare", "plan", "rewrite", "verify"}
 
 
 def test_a_plan_prints_itself() -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -33,7 +34,8 @@ class Capture:
     """A graph that computes what the model computes, and a clone of the model's modules for it to run on.
 
     `mode` is the mode that the graph is frozen to, or None where it follows ``train()`` and ``eval()``; `reason` says
-    what froze it.
+    what froze it. `path` is the name of the captured submodule, "" for the whole model. `pinned` names tensors that
+    have to keep their shape, and why.
     """
 
     root: nn.Module
@@ -41,11 +43,17 @@ class Capture:
     how: Literal["trace", "graph"]
     mode: Literal["train", "eval"] | None = None
     reason: str = ""
+    path: str = ""
+    pinned: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def modules(self) -> Modules:
         """The clone's modules, as ``call_module`` nodes name them."""
         return modules_of(self.root)
+
+    def qualified(self, name: str) -> str:
+        """The name in the whole model of what has `name` in the captured submodule."""
+        return ".".join(part for part in (self.path, name) if part)
 
     def restore_buffers(self, model: nn.Module) -> None:
         """Take back what a run of the graph wrote to the clone's buffers: they hold what those of `model` do."""
@@ -61,8 +69,17 @@ def modules_of(root: nn.Module) -> Modules:
     return dict(root.named_modules(remove_duplicate=False))
 
 
-def capture_model(model: nn.Module, sample: Sample | None) -> Capture:
+def capture_model(
+    model: nn.Module,
+    sample: Sample | None,
+    *,
+    path: str = "",
+    pinned: Mapping[str, str] | None = None,
+    opened: frozenset[str] = frozenset(),
+) -> Capture:
     """Capture `model` by symbolic tracing; a GraphModule is taken as it is.
+
+    `path` and `pinned` are told on; modules that hold a pinned tensor, and those in `opened`, are traced into.
 
     Raises:
         CaptureError: forward can't be traced, or keeps something that a graph doesn't; says where, and what to try.
@@ -72,30 +89,31 @@ def capture_model(model: nn.Module, sample: Sample | None) -> Capture:
             f"{type(model).__name__} is a scripted module, which has no Python to trace\n"
             "  convert the nn.Module that it was scripted from, and script the result"
         )
-    root = clone_module(model, share_parameters)
+    root, pinned = clone_module(model, share_parameters), pinned or {}
     if isinstance(root, fx.GraphModule):
-        return Capture(root, copy.deepcopy(root.graph), "graph", getattr(root, "captured_mode", None))
+        mode = getattr(root, "captured_mode", None)
+        return Capture(root, copy.deepcopy(root.graph), "graph", mode, path=path, pinned=pinned)
+    opened |= {name.rpartition(".")[0] for name in pinned}
     held = _held_arguments(model, sample)
     asked: Literal["train", "eval"] = "train" if model.training else "eval"
     with preserved_random_state() as state:
-        trace = _trace(root, held, state, None)
+        once = functools.partial(_trace, root, held, opened, state)
+        trace = once(None)
         reason, asked = _frozen_by(root) or ("", asked)
         if not reason:
-            reason, trace = _of_both_modes(root, held, state, trace)
+            reason, trace = _of_both_modes(root, once, trace)
     vars(root).update(trace.constants)
-    return Capture(root, trace.graph, "trace", asked if reason else None, reason)
+    return Capture(root, trace.graph, "trace", asked if reason else None, reason, path, pinned)
 
 
-def _of_both_modes(root: nn.Module, held: dict[str, Any], state: RandomState, as_it_is: Trace) -> tuple[str, Trace]:
+def _of_both_modes(root: nn.Module, trace: Callable[..., Trace], as_it_is: Trace) -> tuple[str, Trace]:
     """The graph that follows the mode, or what keeps the graph of the model's own mode from doing so."""
     flags = {module.training for module in root.modules()}
     try:
-        training, evaluation = (
-            as_it_is if flags == {mode} else _trace(root, held, state, mode) for mode in (True, False)
-        )
+        training, evaluation = (as_it_is if flags == {mode} else trace(mode) for mode in (True, False))
         if difference(training, evaluation) is None:
             return "", training
-        flagged = _trace(root, held, state, True, flagged=True)
+        flagged = trace(True, flagged=True)
     except CaptureError as error:
         return str(error).splitlines()[0], as_it_is
     reason = follows_mode(training, evaluation, flagged)
@@ -135,14 +153,20 @@ def _held_arguments(model: nn.Module, sample: Sample | None) -> dict[str, Any]:
 
 
 def _trace(
-    root: nn.Module, held: dict[str, Any], state: RandomState, mode: bool | None, *, flagged: bool = False
+    root: nn.Module,
+    held: dict[str, Any],
+    opened: frozenset[str],
+    state: RandomState,
+    mode: bool | None,
+    *,
+    flagged: bool = False,
 ) -> Trace:
     """One trace in one mode; the modules are left as they were."""
     with in_mode(root, mode, flagged=flagged), without_global_hooks(), undone(root) as left, torch.enable_grad():
-        graph = _traced(root, held)
+        graph = _traced(root, held, opened)
     if left.changed and left.proxies is None:
         with in_mode(root, mode, flagged=flagged), without_global_hooks(), undone(root) as left, torch.enable_grad():
-            first, again = _traced(root, held), _traced(root, held)
+            first, again = _traced(root, held, opened), _traced(root, held, opened)
         if difference(Trace(first, {}), Trace(again, {})) is not None:
             raise CaptureError(_has_memory(root, "what it computed before"))
         graph = first
@@ -158,9 +182,9 @@ def _trace(
     return Trace(graph, left.constants)
 
 
-def _traced(root: nn.Module, held: dict[str, Any]) -> fx.Graph:
+def _traced(root: nn.Module, held: dict[str, Any], opened: frozenset[str]) -> fx.Graph:
     try:
-        return ModelTracer(held).trace(root)
+        return ModelTracer(held, opened).trace(root)
     except Exception as error:  # forward is the user's code and may raise anything: it is reported, with its place
         raise CaptureError(_explain(root, error)) from error
 

@@ -8,7 +8,7 @@ import linecache
 import os
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -73,12 +73,13 @@ class ModelTracer(fx.Tracer):
     Beyond ``fx.Tracer``: parameters *and buffers* become nodes (an in-place update of a buffer would otherwise run
     once, at trace time), with known shapes; layers whose subclass changes what they compute are traced into; regions
     without gradient are kept; arguments that the sample leaves out are held at their defaults; each node has the user's
-    line.
+    line. Layers whose names are in `opened` are traced into as well.
     """
 
-    def __init__(self, held: Mapping[str, Any]) -> None:
+    def __init__(self, held: Mapping[str, Any], opened: Container[str] = ()) -> None:
         super().__init__()
         self._held = held
+        self._opened = opened
         self._names: dict[int, str] = {}
         self._grad_enabled = True
         self._autocast = _autocast()
@@ -89,7 +90,7 @@ class ModelTracer(fx.Tracer):
         assert isinstance(root, nn.Module)
         self._names = {id(p): name for name, p in (*root.named_parameters(), *root.named_buffers())}
         self._grad_enabled = torch.is_grad_enabled()
-        with _without_autograd_functions():
+        with _without_autograd_functions(), _hooks_in_forward(root):
             graph = super().trace(root, concrete_args)
         for node, frames in self.frames.items():
             node.stack_trace = "\n".join(
@@ -99,6 +100,8 @@ class ModelTracer(fx.Tracer):
         return graph
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if module_qualified_name in self._opened:
+            return False
         if isinstance(m, torch.jit.ScriptModule) or (has_hooks(m) and m is not self.root):
             return not _is_weight_normed(m)
         return computes_as_its_layer(m) and not _is_weight_normed(m)
@@ -225,6 +228,27 @@ def _is_weight_normed(module: nn.Module) -> bool:
         return not module._forward_hooks and all(type(hook).__name__ == "WeightNorm" for hook in hooks)
     lists = getattr(module, "parametrizations", {})
     return bool(lists) and all(type(p).__name__ == "_WeightNorm" for plist in lists.values() for p in plist)
+
+
+@contextmanager
+def _hooks_in_forward(root: nn.Module) -> Iterator[None]:
+    """Inside, forward of a weight-normed root does what its hook does, which torch.fx would otherwise not see."""
+    kind = type(root)
+    if not root._forward_pre_hooks or not _is_weight_normed(root):
+        yield
+        return
+
+    @functools.wraps(kind.forward)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        for hook in self._forward_pre_hooks.values():
+            hook(self, args)
+        return kind.forward(self, *args, **kwargs)
+
+    root.__class__ = type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
+    try:
+        yield
+    finally:
+        root.__class__ = kind
 
 
 def _user_frames(frame: FrameType | None) -> tuple[tuple[str, int, str], ...]:

@@ -9,11 +9,13 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
 import jinja2
-from torch import fx
+from torch import fx, nn
 
 from convsurgeon.capture import modules_of
+from convsurgeon.converted import ConvertedModule
 from convsurgeon.origin import ORIGIN, Origin
-from convsurgeon.planning import LiftedOperator
+from convsurgeon.parts import Part
+from convsurgeon.planning import LiftedOperator, Plan
 from convsurgeon.spellings import module_of, operator_name
 from convsurgeon.verification.nodes import NodeValue, node_values
 
@@ -50,7 +52,7 @@ class Stretch:
 
 def conversion_page(conversion: Conversion) -> str:
     """The page, complete in itself: styles, script and data are inside, and nothing is fetched."""
-    rows = list(_rows(conversion))
+    rows = [row for part, plan in conversion.planned for row in _rows(conversion.module, part, plan)]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("convsurgeon", "page"),
         autoescape=True,
@@ -69,24 +71,26 @@ def conversion_page(conversion: Conversion) -> str:
     )
 
 
-def _rows(conversion: Conversion) -> Iterable[Row]:
-    plan, modules = conversion.plan, modules_of(conversion.module)
+def _rows(model: nn.Module, part: Part, plan: Plan) -> Iterable[Row]:
+    module = model.get_submodule(part.path)
+    assert isinstance(module, ConvertedModule)
+    modules = modules_of(module)
     lifted = {one.node: one for one in plan.lifted}
     kept = {one.node: one for one in plan.kept}
     reasons = {(border.value, border.direction): border.reason for border in plan.borders}
-    for node, value in _values(conversion):
+    for node, value in _values(module, part):
         origin: Origin = node.meta[ORIGIN]
         kind = _kind(node, origin, lifted, kept)
         name, operator, note, source = origin.node, "", "", ""
         if kind in ("lift", "lower"):
             note = reasons.get((origin.node, "lift" if kind == "lift" else "lower"), "")
         elif kind == "layout":
-            name, operator = module_of(node) or origin.node, operator_name(node, modules)
+            name, operator = part.captured.qualified(module_of(node)) or origin.node, operator_name(node, modules)
             note = "keeps the strides that the 1-D value has"
         elif kind in ("input", "tensor"):
-            name = str(node.target)
+            name = part.captured.qualified(str(node.target))
         elif kind != "output":
-            name, operator = module_of(node) or node.name, operator_name(node, modules)
+            name, operator = part.captured.qualified(module_of(node)) or node.name, operator_name(node, modules)
         if kind == "lifted":
             operator = _change(lifted[node.name])
         elif kind == "kept":
@@ -99,11 +103,11 @@ def _change(one: LiftedOperator) -> str:
     return one.operator if one.operator == one.becomes else f"{one.operator} \N{RIGHTWARDS ARROW} {one.becomes}"
 
 
-def _values(conversion: Conversion) -> Iterable[tuple[fx.Node, NodeValue]]:
+def _values(module: ConvertedModule, part: Part) -> Iterable[tuple[fx.Node, NodeValue]]:
     """The nodes with their values on the first sample; without one, the nodes alone."""
-    if conversion.captured is None or not conversion.samples:
-        return ((node, NodeValue(None, "")) for node in conversion.module.graph.nodes)
-    return node_values(conversion.captured, conversion.module, conversion.samples[0])
+    if not part.samples:
+        return ((node, NodeValue(None, "")) for node in module.graph.nodes)
+    return node_values(part.captured, module, part.samples[0])
 
 
 def _kind(node: fx.Node, origin: Origin, lifted: Container[str], kept: Container[str]) -> Kind:

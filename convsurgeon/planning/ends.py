@@ -79,7 +79,7 @@ class Ends:
         """A node as people know it: the module that it calls, or whose forward calls it, and its operator."""
         if node.op == "output":
             return "the output"
-        operator, module = operator_name(node, self._capture.modules), module_of(node)
+        operator, module = operator_name(node, self._capture.modules), self._capture.qualified(module_of(node))
         if not module:
             return node.name if node.name.startswith(operator) else f"{node.name} ({operator})"
         return f"{module} ({operator})" if node.op == "call_module" else f"{operator} in {module}"

@@ -25,6 +25,7 @@ class Ownership:
 
     def __init__(self, capture: Capture) -> None:
         self._root = capture.root
+        self._pinned = capture.pinned
         self._owners: dict[int, list[Owner]] = {}
         self._tensors: dict[str, torch.Tensor] = {}
         self._called = {str(node.target) for node in capture.graph.find_nodes(op="call_module")}
@@ -54,6 +55,9 @@ class Ownership:
 
     def pinned_by(self, tensor: torch.Tensor, lifted: set[int]) -> str | None:
         """Why `tensor` can't change its shape, in words, given the modules that are `lifted`; None if it can."""
+        for name in self.names(tensor) if self._pinned else ():
+            if name in self._pinned:
+                return self._pinned[name]
         if tensor._backward_hooks:
             return "has a gradient hook, which would see another shape"
         for owner in self._owners.get(id(tensor), ()):

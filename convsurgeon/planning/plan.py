@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
-
-from torch import fx
 
 from convsurgeon.axis import UnitAxis
 from convsurgeon.lifting import Candidate
@@ -14,13 +12,22 @@ from convsurgeon.lifting import Candidate
 
 @dataclass(frozen=True, slots=True)
 class CaptureNote:
-    """How the model became a graph. `mode`: the one it is frozen to, None where it follows train() and eval()."""
+    """How the model became a graph, or graphs.
 
-    how: str
+    `mode`: the one it is frozen to, None where it follows train() and eval(). `islands`: the submodules that became
+    graphs, where the whole model didn't; `failed`: why it didn't.
+    """
+
+    how: Literal["trace", "graph", "islands"]
     mode: Literal["train", "eval"] | None
     reason: str
+    islands: tuple[str, ...] = ()
+    failed: str = ""
 
     def __str__(self) -> str:
+        if self.how == "islands":
+            several = f"{len(self.islands)} of its modules as graphs" if self.islands else "no module as a graph"
+            return f"islands: the model's own Python, with {several}" + (f" ({self.failed})" if self.failed else "")
         text = {"trace": "torch.fx symbolic trace", "graph": "a GraphModule, as it came in"}[self.how]
         return text if self.mode is None else f"{text}, in {self.mode} mode only: {self.reason}"
 
@@ -93,7 +100,7 @@ class Plan:
     `moved` names the state_dict entries (and other tensors) that gain the unit axis. `steps` holds, by node name, how
     each lifted node is rewritten, `two_d` the values that are held in 2-D, and `restored` the operands (node, operand)
     that are brought to contiguous strides, as the 1-D operator does within, and by which method: "contiguous" or
-    "clone".
+    "clone". `in_place` names the modules whose own Python calls convolutions: these are computed in 2-D as they run.
     """
 
     capture: CaptureNote
@@ -106,10 +113,10 @@ class Plan:
     borders: tuple[Border, ...]
     kept: tuple[Kept, ...]
     moved: tuple[str, ...]
-    graph: fx.Graph = field(repr=False, compare=False)
     steps: Mapping[str, Candidate] = field(repr=False, compare=False)
     two_d: frozenset[str] = field(repr=False, compare=False)
     restored: Mapping[tuple[str, str], str] = field(repr=False, compare=False)
+    in_place: tuple[str, ...] = ()
 
     @property
     def axis(self) -> UnitAxis:
@@ -120,6 +127,26 @@ class Plan:
     def convolutions(self) -> tuple[LiftedOperator, ...]:
         """The convolutions among the lifted operators."""
         return tuple(operator for operator in self.lifted if operator.rule.startswith("conv"))
+
+    @classmethod
+    def of_islands(
+        cls, plans: Mapping[str, Plan], alone: Sequence[Kept], in_place: tuple[str, ...], failed: str, **options: Any
+    ) -> Plan:
+        """The plans of islands, by name, as one; `alone` are the convolutions that are in none."""
+        each = plans.values()
+        return cls(
+            capture=CaptureNote("islands", None, "", tuple(plans), failed),
+            ports=(),
+            lifted=tuple(one for plan in each for one in plan.lifted),
+            borders=tuple(one for plan in each for one in plan.borders),
+            kept=(*(one for plan in each for one in plan.kept), *alone),
+            moved=tuple(f"{path}.{name}" for path, plan in plans.items() for name in plan.moved),
+            steps={},
+            two_d=frozenset(),
+            restored={},
+            in_place=in_place,
+            **options,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain data."""
@@ -134,6 +161,7 @@ class Plan:
             "borders": [asdict(one) for one in self.borders],
             "kept": [asdict(one) for one in self.kept],
             "moved": list(self.moved),
+            "in_place": list(self.in_place),
         }
 
     def __str__(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 from torch import fx
@@ -29,14 +28,13 @@ def make_plan(
     io: Literal["1d", "2d"],
     unit_axis: Literal[-2, -1],
     square: bool,
-    include: Sequence[str],
-    exclude: Sequence[str],
+    selection: Selection,
 ) -> Plan:
     """Plan the conversion of a captured graph from the `facts` of one run; without them, each convolution alone."""
     axis = UnitAxis(unit_axis, square)
     ownership = Ownership(capture)
-    survey = _survey(capture, facts, axis, Selection.of(capture.modules, include, exclude))
-    _refuse_pinned(survey, ownership, capture)
+    survey = _survey(capture, facts, axis, selection.inside(capture.path))
+    _settle(survey, facts, ownership, capture)
     graph = ValueGraph(capture, facts, axis, survey, ownership, open_ends=io == "2d")
     regions = lift == "regions" and facts is not None
     forms = graph.in_regions() if regions else graph.alone()
@@ -55,7 +53,6 @@ def make_plan(
         borders=tuple(ends.borders()),
         kept=tuple(_kept(survey, forms, capture, facts, axis, regions=regions)),
         moved=graph.moved(forms),
-        graph=capture.graph,
         steps=steps,
         two_d=frozenset(node.name for node in forms.two_d),
         restored=dict(restored_operands(survey.candidates, forms.lifted, capture.graph, facts, axis)),
@@ -78,9 +75,18 @@ def _survey(capture: Capture, facts: Facts | None, axis: UnitAxis, selection: Se
             reason = "an in-place operator changes the shape of its result, or of what it takes"
         if reason is not None:
             survey.refuse(node, reason)
-    if facts is not None:
-        _refuse_loose_tuples(survey, facts)
     return survey
+
+
+def _settle(survey: Survey, facts: Facts | None, ownership: Ownership, capture: Capture) -> None:
+    """Keep 1-D what others that stay 1-D keep so, until nothing more follows."""
+    while True:
+        before = len(survey.candidates)
+        if facts is not None:
+            _refuse_loose_tuples(survey, facts)
+        _refuse_pinned(survey, ownership, capture)
+        if len(survey.candidates) == before:
+            return
 
 
 def _refuse_loose_tuples(survey: Survey, facts: Facts) -> None:
@@ -99,21 +105,29 @@ def _refuse_loose_tuples(survey: Survey, facts: Facts) -> None:
 
 
 def _refuse_pinned(survey: Survey, ownership: Ownership, capture: Capture) -> None:
-    """Keep a module 1-D whose weight is also the weight of one that stays; which may keep others, in turn."""
+    """Keep a module 1-D whose weight is also that of one that stays, or whose calls would be lifted differently."""
     calls: dict[int, list[fx.Node]] = {}
     for node in capture.graph.find_nodes(op="call_module"):
         calls.setdefault(id(capture.modules[str(node.target)]), []).append(node)
+    read = {str(node.target) for node in capture.graph.find_nodes(op="get_attr")}
     while True:
         lifted = {key for key, nodes in calls.items() if all(node in survey.candidates for node in nodes)}
-        refused = [
-            (node, f"another call of {node.target} stays 1-D: {next(filter(None, map(survey.refusals.get, nodes)))}")
-            for key, nodes in calls.items()
-            for node in nodes
-            if key not in lifted and node in survey.candidates and survey.candidates[node].replaces_module
-        ]
+        refused = []
+        for key, nodes in calls.items():
+            known = [node for node in nodes if node in survey.candidates]
+            replaced = [node for node in known if survey.candidates[node].replaces_module]
+            if replaced and key not in lifted:
+                why = next(filter(None, map(survey.refusals.get, nodes)))
+                refused += [(node, f"another call of {node.target} stays 1-D: {why}") for node in replaced]
+            elif len(replaced) > 1 and len({repr(survey.candidates[node].ways) for node in known}) > 1:
+                refused += [(node, f"{node.target} is called on values of different ranks") for node in known]
         for node, candidate in survey.candidates.items():
             for name in candidate.state:
-                holder = ownership.pinned_by(ownership.tensor(name), lifted)
+                tensor = ownership.tensor(name)
+                holder = ownership.pinned_by(tensor, lifted)
+                names = ownership.names(tensor)
+                if holder is None and not candidate.rule.must and (len(names) > 1 or not read.isdisjoint(names)):
+                    holder = "is used elsewhere too"
                 if holder is not None:
                     refused.append((node, f"its {name.rpartition('.')[2]} {holder}"))
         for node, reason in refused:
@@ -125,7 +139,7 @@ def _refuse_pinned(survey: Survey, ownership: Ownership, capture: Capture) -> No
 def _lifted(node: fx.Node, candidate: Candidate, capture: Capture) -> LiftedOperator:
     name = operator_name(node, capture.modules)
     becomes = name if candidate.spelling is None else candidate.spelling.lifted_name(candidate.lifted) or name
-    return LiftedOperator(node.name, module_of(node), name, becomes, candidate.rule.operator)
+    return LiftedOperator(node.name, capture.qualified(module_of(node)), name, becomes, candidate.rule.operator)
 
 
 def _kept(
@@ -140,7 +154,7 @@ def _kept(
         operator = operator_name(node, capture.modules)
         touches = any(has_form(one, facts, axis) for one in (node, *node.all_input_nodes))
         if touches and (regions or "conv" in operator.lower()):
-            kept.append(Kept(node.name, module_of(node), operator, reason, _source(node)))
+            kept.append(Kept(node.name, capture.qualified(module_of(node)), operator, reason, _source(node)))
     return kept
 
 

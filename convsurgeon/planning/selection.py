@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import fx
@@ -26,6 +26,11 @@ class Selection:
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     names: dict[str, tuple[str, ...]]
+    path: str = ""
+
+    def inside(self, path: str) -> Selection:
+        """The same choice for the graph of a submodule, whose nodes name modules as seen from it."""
+        return replace(self, path=path)
 
     @classmethod
     def of(cls, modules: Modules, include: Sequence[str], exclude: Sequence[str]) -> Selection:
@@ -53,7 +58,15 @@ class Selection:
         """Why `node` may not be lifted, or None."""
         if self.excluded is None and self.include == ("*",):
             return None
-        names = {alias for name in _modules_around(node) for alias in self.names.get(name, (name,))}
+        around = {".".join(part for part in (self.path, name) if part) for name in _modules_around(node)}
+        return self._refuses(around | _outward(self.path), convolution=convolution)
+
+    def refuses_module(self, path: str) -> str | None:
+        """Why the convolutions that a module's own forward calls may not be computed in 2-D, or None."""
+        return self._refuses(_outward(path), convolution=True)
+
+    def _refuses(self, around: set[str], *, convolution: bool) -> str | None:
+        names = {alias for name in around for alias in self.names.get(name, (name,))}
         if self.excluded and any(self.excluded.match(name) for name in names):
             return f"excluded by exclude={list(self.exclude)}"
         if convolution and not any(self.included.match(name) for name in names):
@@ -63,12 +76,15 @@ class Selection:
 
 def _modules_around(node: fx.Node) -> set[str]:
     """Every module that the node's call stands in, the called one included, outermost ``""``."""
-    names = {""}
     paths: Iterable[Any] = (entry[0] for entry in node.meta.get("nn_module_stack", {}).values())
-    for path in (*paths, str(node.target) if node.op == "call_module" else ""):
-        atoms = str(path).split(".")
-        names.update(".".join(atoms[: end + 1]) for end in range(len(atoms)))
-    return names
+    called = str(node.target) if node.op == "call_module" else ""
+    return {name for path in (*paths, called) for name in _outward(str(path))}
+
+
+def _outward(path: str) -> set[str]:
+    """A module and every one that it is in, outermost ``""``."""
+    atoms = path.split(".")
+    return {"", *(".".join(atoms[: end + 1]) for end in range(len(atoms)))}
 
 
 def _pattern(globs: Iterable[str]) -> re.Pattern[str]:

@@ -30,7 +30,9 @@ def restored_operands(
             continue
         for operand in lifted[node].operands:
             value = None if facts is None else facts[operand].value
-            unordered = value is not None and not value.is_contiguous and operand not in settled
+            unordered = value is not None and not (
+                value.is_contiguous or (operand in settled and _in_order_of_axes(value))
+            )
             if value is not None and (unordered or _looks_channels_last(value, axis)):
                 yield (node.name, operand.name), "clone"
             elif operand not in settled:
@@ -38,11 +40,7 @@ def restored_operands(
 
 
 def _settled(candidates: Mapping[fx.Node, Candidate], graph: fx.Graph, facts: Facts | None) -> set[fx.Node]:
-    """The values whose strides are in the order of their axes whatever the caller passes in.
-
-    One settled operand is taken to be enough: where a caller passes another layout than the sample's and it is added to
-    what a convolution returned, strides can still differ from the original's, though no number does.
-    """
+    """The values whose strides follow from the graph alone, whatever layout the caller passes in."""
     settled: set[fx.Node] = set()
     for node in graph.nodes:
         candidate = candidates.get(node)
@@ -52,7 +50,7 @@ def _settled(candidates: Mapping[fx.Node, Candidate], graph: fx.Graph, facts: Fa
             known = False
         else:
             makes_contiguous = candidate.rule.contiguous and _is_contiguous(node, facts)
-            known = makes_contiguous or any(operand in settled for operand in candidate.operands)
+            known = makes_contiguous or all(operand in settled for operand in candidate.operands)
         if known:
             settled.add(node)
     return settled
@@ -61,6 +59,12 @@ def _settled(candidates: Mapping[fx.Node, Candidate], graph: fx.Graph, facts: Fa
 def _is_contiguous(node: fx.Node, facts: Facts | None) -> bool:
     value = None if facts is None else facts[node].value
     return value is None or value.is_contiguous
+
+
+def _in_order_of_axes(value: Value) -> bool:
+    """Whether a later axis never has the larger stride, as in a slice of a contiguous value."""
+    strides = [stride for extent, stride in zip(value.shape, value.stride, strict=True) if extent != 1]
+    return strides == sorted(strides, reverse=True)
 
 
 def _looks_channels_last(value: Value, axis: UnitAxis) -> bool:

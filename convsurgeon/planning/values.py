@@ -67,12 +67,15 @@ class ValueGraph:
             if isinstance(fetch(capture.root, str(node.target)), torch.Tensor)
         }
         self._required = {
-            id(ownership.tensor(name)) for candidate in survey.candidates.values() for name in candidate.state
+            id(ownership.tensor(name))
+            for candidate in survey.candidates.values()
+            if candidate.rule.must
+            for name in candidate.state
         }
         self._lifted_modules = {
             id(capture.modules[str(node.target)])
             for node, candidate in survey.candidates.items()
-            if node.op == "call_module" and candidate.state
+            if node.op == "call_module" and candidate.rule.must and candidate.state
         }
 
     def _id(self, node: fx.Node) -> Any:

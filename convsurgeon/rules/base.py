@@ -28,7 +28,7 @@ class Lifted:
 
     def __repr__(self) -> str:
         changes = ", ".join(f"{name}={value!r}" for name, value in self.changes.items())
-        return f"Lifted({self.operator}, {changes})"
+        return f"{type(self).__name__}({self.operator}, {changes})"
 
 
 class Lowered(Lifted):

@@ -43,7 +43,8 @@ def lift_channel_norm(norm: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     return Lifted("norm")
 
 
-@rule("layer_norm", "rms_norm", lifts=("input", "weight", "bias"))
+@rule("layer_norm", lifts=("input", "weight", "bias"))
+@rule("rms_norm", lifts=("input", "weight"), contiguous=True)
 def lift_layer_norm(norm: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     """A layer or RMS norm over the last axes of (N, C, L) is one over those of (N, C, 1, L), the unit axis among them.
 

@@ -31,6 +31,7 @@ UNTAGGED = frozenset(
             aten.isclose,
         ),
         *(aten.fill, aten.zero_, aten.zeros_like, aten.ones_like, aten.full_like),
+        aten.scalar_tensor,  # a number beside tensors, in ``where``
         *(aten.__and__, aten.__or__, aten.__xor__, aten.__lshift__, aten.__rshift__),
         *(aten.__iand__, aten.__ior__, aten.__ixor__, aten._conj, aten.real, aten.imag),
     }
@@ -99,6 +100,12 @@ def lift_prelu(op: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     if op.input.rank != 3:
         return Refusal(f"its input has rank {op.input.rank}, and axis 1, which its weight belongs to, would move")
     return Lifted("prelu")
+
+
+@rule("type_as", lifts=("input", "other"))
+def lift_type_as(op: Arguments, axis: UnitAxis) -> Lifted | Refusal:
+    """The result is a cast of the operand, to the dtype of another value in whatever form."""
+    return Lifted("type_as")
 
 
 @rule("identity", "clone", "detach", "contiguous", "to")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from convsurgeon.axis import UnitAxis
-from convsurgeon.rules.base import Arguments, Lifted, Refusal, rule
+from convsurgeon.rules.base import Arguments, Computed, Lifted, Refusal, rule, size_asked_for
 
 _MODES = {"nearest": "nearest", "nearest-exact": "nearest-exact", "linear": "bilinear", "area": "area"}
 
@@ -21,9 +23,17 @@ def lift_interpolate(resample: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     if resample.mode not in _MODES or resample.antialias:
         return Refusal(f"mode {resample.mode!r} with antialias={resample.antialias} has no rule")
     size, scale = resample.size, resample.scale_factor
+    if isinstance(size, Computed) and size.kind is not int:
+        size = size_asked_for(size, axis)
+    elif size is not None:
+        size = axis.pair(_listed(size), unit=1)
     return Lifted(
         "interpolate",
-        size=None if size is None else axis.pair(size if isinstance(size, (tuple, list)) else (size,), unit=1),
-        scale_factor=None if scale is None else axis.pair(scale if isinstance(scale, tuple) else (scale,), unit=1),
+        size=size,
+        scale_factor=None if scale is None else axis.pair(_listed(scale), unit=1),
         mode=_MODES[resample.mode],
     )
+
+
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, (tuple, list)) else (value,)

@@ -106,6 +106,8 @@ def lift_unsqueeze(op: Arguments, axis: UnitAxis) -> Ways | Refusal:
 def lift_squeeze(op: Arguments, axis: UnitAxis) -> Ways | Refusal:
     """``squeeze`` of axes before the length leaves the unit axis where it is; or takes it along, and ends a region.
 
+    Of the first axis too: where another batch isn't squeezed, the rank is another, and what follows stays 1-D.
+
     Limits: the axes are plain numbers, and of size 1 in the sample (else the rank would depend on the input).
     """
     if op.dim is None:
@@ -118,7 +120,7 @@ def lift_squeeze(op: Arguments, axis: UnitAxis) -> Ways | Refusal:
         return Refusal("it squeezes an axis that is longer than 1 in the sample")
     lifted = [axis.lifted_axis(dim, rank) for dim in dims]
     lowered = Lowered("squeeze", dim=(*lifted, axis.position))
-    if any(dim % rank == rank - 1 for dim in dims):
+    if any(dim % rank in (0, rank - 1) for dim in dims):
         return (lowered,)
     return Lifted("squeeze", dim=lifted[0] if isinstance(op.dim, int) else tuple(lifted)), lowered
 

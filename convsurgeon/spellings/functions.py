@@ -73,7 +73,8 @@ _BOTH: dict[Callable[..., Any], tuple[str, ...]] = {
     s.take_along_dim: ("take_along_dim",),
     s.repeat_interleave: ("repeat_interleave",),
     s.unbind: ("unbind",),
-    s.split: ("split", "chunk", "tensor_split"),
+    s.chunk: ("chunk",),
+    s.tensor_split: ("tensor_split",),
     s.roll: ("roll",),
     s.total: ("sum", "mean", "nansum", "nanmean"),
     s.extreme: ("amax", "amin", "logsumexp"),
@@ -100,7 +101,7 @@ _PYTHON = (
 """Functions of ``torch.nn.functional`` that are written in Python, and compute the 2-D form themselves."""
 
 _CASTS = (
-    *("type", "type_as", "requires_grad_", "cpu", "cuda", "float", "double", "half", "bfloat16"),
+    *("type", "requires_grad_", "cpu", "cuda", "float", "double", "half", "bfloat16"),
     *("int", "long", "bool", "cfloat", "cdouble"),
 )
 
@@ -142,6 +143,7 @@ FUNCTIONS: dict[Any, FunctionSpelling] = {
     **{getattr(torch, name): _row(name, s.var) for name in ("var_mean", "std_mean")},
     **{join: _row("cat", s.join) for join in (torch.cat, torch.concat, torch.concatenate)},
     torch.stack: _row("stack", s.join),
+    torch.split: _row("split", s.split_function),
     operator.getitem: _row("getitem", s.getitem),
     getattr: _row("getattr", s.attribute, {Lowered: attribute_1d}),
     torch.reshape: _row("reshape", s.reshape),
@@ -154,13 +156,14 @@ METHODS: dict[str, FunctionSpelling] = {
     **{name: _row(name, stub) for stub, names in _BOTH.items() for name in names},
     **{name: _row("to", s.identity) for name in _CASTS},
     **{name: _row(name, s.identity) for name in ("contiguous", "to", "clone", "detach")},
+    "split": _row("split", s.split),
     "size": _row("size", s.size, {Lowered: size_1d}),
     "dim": _row("dim", s.rank, {Lowered: rank_1d}),
     "ndimension": _row("dim", s.rank, {Lowered: rank_1d}),
     "nelement": _row("numel", s.only_input),
     "flip": _row("flip", s.flip),
     **{name: _row(name, s.view) for name in ("view", "reshape", "expand", "repeat", "broadcast_to")},
-    **{name: _row(name, s.with_other) for name in ("view_as", "reshape_as", "expand_as")},
+    **{name: _row(name, s.with_other) for name in ("view_as", "reshape_as", "expand_as", "type_as")},
     "unsqueeze": _UNSQUEEZE,
     "permute": _row("permute", s.permute),
 }

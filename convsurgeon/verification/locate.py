@@ -50,7 +50,10 @@ def first_divergence(
                         return _divergence(new, old, expected, difference, capture, candidate)
         except Exception:  # a node that fails where its origin doesn't is where they part, whatever it raises
             new = theirs.at
-            old, expected = ours.reach(new.meta[ORIGIN].node)
+            try:
+                old, expected = ours.reach(new.meta[ORIGIN].node)
+            except LookupError:  # it was passed already: the node stands beside the one that it is made for
+                return None
             return _divergence(new, old, expected, float("inf"), capture, candidate)
     return None
 
@@ -106,7 +109,10 @@ class Steps:
     def reach(self, name: str) -> tuple[fx.Node, Any]:
         """The node of this name and its value; what is passed on the way is kept for later."""
         while name not in self._passed:
-            node, value = next(self._steps)
+            step = next(self._steps, None)
+            if step is None:
+                raise LookupError(f"the original's graph has no node {name}")
+            node, value = step
             self._passed[node.name] = node, value
         return self._passed.pop(name)
 

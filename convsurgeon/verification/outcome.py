@@ -58,14 +58,27 @@ def run(module: nn.Module, sample: Sample, state: RandomState, *, gradients: boo
     )
 
 
-def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+def _leaves(name: str, value: Any, around: tuple[int, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """What was returned, leaf by leaf, by name; into dataclasses and other objects of the user's (caches) as well."""
     for path, leaf in pytree.tree_flatten_with_path(value)[0]:
         at = name + pytree.keystr(path)
+        if id(leaf) in around:
+            continue
         if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
             for field in dataclasses.fields(leaf):
-                yield from _leaves(f"{at}.{field.name}", getattr(leaf, field.name))
+                yield from _leaves(f"{at}.{field.name}", getattr(leaf, field.name), (*around, id(leaf)))
+        elif _is_users_object(leaf):
+            for attribute, held in vars(leaf).items():
+                yield from _leaves(f"{at}.{attribute}", held, (*around, id(leaf)))
         else:
             yield at, leaf
+
+
+def _is_users_object(leaf: Any) -> bool:
+    """Whether a leaf holds values of its own, and is compared by nothing but its identity."""
+    kind: Any = type(leaf)
+    opaque = isinstance(leaf, (torch.Tensor, nn.Module, type)) or callable(leaf)
+    return hasattr(leaf, "__dict__") and not opaque and kind.__eq__ is object.__eq__
 
 
 def _differentiable(tensor: torch.Tensor) -> torch.Tensor:

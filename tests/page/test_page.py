@@ -91,7 +91,7 @@ def test_the_errors_are_those_of_the_values() -> None:
         module.module.get_submodule("1").weight.mul_(1.5)
     from convsurgeon.verification.nodes import node_values
 
-    found = {node.name: value for node, value in node_values(module.captured, module.module, x_sample(x))}
+    found = {node.name: value for node, value in node_values(module.planned[0][0].captured, module.module, x_sample(x))}
     assert found["_0"].error is not None
     assert found["_0"].error < 1e-6
     assert found["_1"].error is not None

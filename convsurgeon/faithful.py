@@ -1,0 +1,71 @@
+"""Whether a captured graph computes what the model's own Python does: both called with the same, compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx.immutable_collections import immutable_dict, immutable_list
+
+from convsurgeon.capture import Capture
+from convsurgeon.cloning import clone_module, copied, share_parameters
+from convsurgeon.guard import WriteGuard
+from convsurgeon.observe import GraphRun
+from convsurgeon.rng import RandomState, preserved_random_state
+from convsurgeon.samples import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a module: its arguments and what it returned, as copies, and the random streams before it."""
+
+    sample: Sample
+    output: Any
+    state: RandomState
+
+
+def call_of(model: nn.Module, sample: Sample) -> Call:
+    """Call a clone of `model`; neither it, nor the sample, nor a random stream is changed."""
+    inputs, clone = sample.map(copied), clone_module(model, share_parameters)
+    with preserved_random_state() as state, torch.no_grad(), WriteGuard(clone):
+        output = clone(*inputs.args, **inputs.kwargs)
+    return Call(sample, output, state)
+
+
+def computes_the_same(captured: Capture, call: Call) -> bool:
+    """Whether the graph returns for the call's arguments what the module did.
+
+    Both compute the same operators on the same numbers, so that rounding differs little, if at all.
+    """
+    with preserved_random_state(), torch.no_grad(), WriteGuard(captured.root):
+        call.state.restore()
+        *_, (_, output) = GraphRun(captured.root, captured.graph, call.sample.map(copied)).steps()
+    expected, found = dict(_leaves(call.output)), dict(_leaves(captured.graph.process_outputs(output)))
+    return expected.keys() == found.keys() and all(_same(leaf, found[path]) for path, leaf in expected.items())
+
+
+_PLAIN: dict[type, type] = {immutable_list: list, immutable_dict: dict}
+"""What a graph returns for a list or a dict, which is the same to a caller."""
+
+
+def _leaves(output: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """What is returned, by place, and the types of what it stands in: a subclass of dict is more than a dict."""
+    if not isinstance(output, (tuple, list, dict)):
+        yield path, output
+        return
+    yield f"{path}:", _PLAIN.get(type(output), type(output))
+    for key, one in output.items() if isinstance(output, dict) else enumerate(output):
+        yield from _leaves(one, f"{path}[{key!r}]")
+
+
+def _same(expected: Any, found: Any) -> bool:
+    if not isinstance(expected, torch.Tensor) or not isinstance(found, torch.Tensor):
+        return type(expected) is type(found) and (expected is found or bool(expected == found))
+    if expected.shape != found.shape or expected.dtype != found.dtype:
+        return False
+    if expected.is_meta or found.is_meta:
+        return expected.is_meta is found.is_meta
+    return torch.allclose(expected, found, rtol=1e-3, atol=1e-5, equal_nan=True)

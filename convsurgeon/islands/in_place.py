@@ -1,0 +1,72 @@
+"""The last resort, with no graph at all: convolutions that a module's own Python calls run in 2-D."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from convsurgeon.axis import UnitAxis
+from convsurgeon.rules import RULES, Arguments, Lifted
+from convsurgeon.spellings import FUNCTIONS
+
+
+class ConvolvesIn2d(TorchFunctionMode):
+    """While active, ``torch.conv1d`` and ``torch.conv_transpose1d`` are computed by their 2-D forms."""
+
+    def __init__(self, axis: UnitAxis) -> None:
+        super().__init__()
+        self._axis = axis
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.conv1d, torch.conv_transpose1d):
+            return self._in_2d(func, args, kwargs or {})
+        return func(*args, **(kwargs or {}))
+
+    def _in_2d(self, func: Any, args: Any, kwargs: dict[str, Any]) -> torch.Tensor:
+        spelling = FUNCTIONS[func]
+        bound = spelling.signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        way = RULES[spelling.operator].lift(Arguments(bound.arguments), self._axis)
+        assert isinstance(way, Lifted)
+        bound.arguments.update({name: value for name, value in way.changes.items() if name in bound.arguments})
+        for name in ("input", "weight"):
+            bound.arguments[name] = self._axis.lift(bound.arguments[name].contiguous())
+        result: torch.Tensor = spelling.targets[Lifted](*bound.args, **bound.kwargs)
+        return self._axis.lower(result).contiguous()
+
+
+def convolve_in_place(module: nn.Module, axis: UnitAxis) -> None:
+    """Let the convolutions that `module` calls while its forward runs be computed in 2-D, by hooks that are saved."""
+    module.register_forward_pre_hook(_Enter(axis.position, axis.square), prepend=True)
+    module.register_forward_hook(_leave, always_call=True)
+
+
+class _Enter:
+    """The hook that begins to compute in 2-D, a value of its own so that a module with it can be copied and pickled."""
+
+    def __init__(self, position: Literal[-2, -1], square: bool) -> None:
+        self._axis = UnitAxis(position, square)
+
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        mode = ConvolvesIn2d(self._axis)
+        mode.__enter__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        _entered().append(mode)
+
+
+def _leave(module: nn.Module, args: Any, output: Any) -> None:
+    _entered().pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]  # likewise
+
+
+_thread = threading.local()
+
+
+def _entered() -> list[ConvolvesIn2d]:
+    """The modes that hooks have entered and not left, innermost last; each thread has its own."""
+    if not hasattr(_thread, "modes"):
+        _thread.modes = []
+    modes: list[ConvolvesIn2d] = _thread.modes
+    return modes
