@@ -220,6 +220,8 @@ def _checked(model: Any, sample_inputs: Any, tolerance: Any, given: dict[str, An
             "io is '2d', and each convolution alone is converted, between 1-D values "
             + ("(lift='ops'); say lift='regions'" if samples else "(there is no sample_inputs); give a sample")
         )
+    if given["capture"] == "islands" and not samples:
+        raise ValueError("capture is 'islands', which are found in a run, and there is no sample_inputs; give a sample")
     return samples
 
 
@@ -232,7 +234,12 @@ def _planned(
     if whole is not None:
         plan = make_plan(whole.captured, whole.facts, selection=selection, **options)
         return [(whole, plan)], plan
-    options["io"] = "1d"
+    if options["io"] == "2d":
+        raise UnsupportedError(
+            f"io is '2d', and {type(model).__name__} keeps its own Python, whose inputs and outputs are 1-D\n"
+            f"  {choice.failed or 'capture is islands'}\n"
+            "  say io='1d', or convert the part that is to take 4-D inputs"
+        )
     planned = [(part, make_plan(part.captured, part.facts, selection=selection, **options)) for part in choice.parts]
     alone = [
         Kept("", path, type(model.get_submodule(path)).__name__, reason, "")
@@ -240,8 +247,14 @@ def _planned(
         if path not in choice.in_place and isinstance(model.get_submodule(path), (nn.Conv1d, nn.ConvTranspose1d))
     ]
     in_place = tuple(path for path in choice.in_place if selection.refuses_module(path) is None)
-    lead = choice.failed.replace("\n  ", "; ") if choice.failed else ""
-    return planned, Plan.of_islands({part.path: plan for part, plan in planned}, alone, in_place, lead, **options)
+    plans = {part.path: plan for part, plan in planned}
+    return planned, Plan.of_islands(plans, alone, in_place, _without_advice(choice.failed), **options)
+
+
+def _without_advice(message: str) -> str:
+    """What failed and where, in one line: the advice in an error's last lines has been followed."""
+    lines = [line.strip() for line in message.splitlines()[:-1]]
+    return "; ".join(line for line in lines if not line.startswith("a trace records"))
 
 
 def _verified(

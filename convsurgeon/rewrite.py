@@ -73,7 +73,8 @@ def _rewritten(tree: nn.Module, original: nn.Module, capture: Capture, plan: Pla
         stands_for,
     )
     module = ConvertedModule.build(tree, graph, type(original).__name__, facts)
-    vars(module).update({name: value for name, value in attributes.items() if not hasattr(module, name)})
+    taken = {*vars(module), *dir(ConvertedModule)}
+    vars(module).update({name: value for name, value in attributes.items() if name not in taken})
     return module
 
 

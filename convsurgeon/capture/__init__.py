@@ -215,7 +215,7 @@ def _explain(root: nn.Module, error: Exception) -> str:
         + f"  {type(error).__name__}: {seen[:300]}\n"
         "  a trace records operations without running them, so forward must not branch, loop or index on the values or "
         "sizes of tensors\n"
-        "  move that out of forward, or convert the submodules that can be traced: convsurgeon.convert(model.part, ...)"
+        "  move that out of forward, or convert the submodules that can be traced: capture='auto' or 'islands' does"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -52,10 +52,11 @@ class _Search:
     """A descent from the model's children: what can be captured is an island, into what can't it goes on."""
 
     def __init__(self, model: nn.Module, recording: Recording, reads: Reads) -> None:
-        self._model = model
         self._recording = recording
         self._reads = reads
         self._seen: set[int] = set()
+        self._modules = _names(model.named_modules(remove_duplicate=False))
+        self._parameters = _names(model.named_parameters(remove_duplicate=False))
         self.reasons: dict[str, str] = {}
 
     def visit(self, path: str, module: nn.Module) -> Iterator[Part]:
@@ -65,7 +66,8 @@ class _Search:
         self._seen.add(id(module))
         if path not in self._recording.convolves:
             if isinstance(module, _CONVOLUTIONS) and path not in self._recording.calls:
-                self.reasons[path] = "no sample reaches it"
+                if f"{path}.weight" not in self._recording.readers:
+                    self.reasons[path] = "no sample reaches it"
             elif not self._recording.calls.get(path):
                 for name, child in _children(module, path):
                     yield from self.visit(name, child)
@@ -97,6 +99,10 @@ class _Search:
         for name, callers in self._recording.callers.items():
             if name.startswith(inside) and any(path not in stack for stack in callers):
                 raise _NoIsland(f"{name}, inside it, is also called from outside")
+        for one in module.modules():
+            for name in self._modules[id(one)]:
+                if not any(_is_inside(name, alias) for alias in self._modules[id(module)]):
+                    raise _NoIsland(f"one of its modules is {name} as well, outside it")
         if isinstance(module, torch.jit.ScriptModule):
             raise _NoIsland("it is a scripted module")
         pinned, opened = self._pinned(path), self._opened(path)
@@ -114,6 +120,9 @@ class _Search:
         for name, readers in self._recording.readers.items():
             if any(path not in stack for stack in readers):
                 found[name] = "is read outside this part of the model"
+        for names in self._parameters.values():
+            outside = [name for name in names if not name.startswith(inside)]
+            found |= {name: f"is also that of {outside[0]}" for name in names if outside and name not in outside}
         return {name.removeprefix(inside): why for name, why in found.items() if name.startswith(inside)}
 
     def _opened(self, path: str) -> frozenset[str]:
@@ -128,6 +137,14 @@ class _Search:
 
 class _NoIsland(Exception):
     """Why a submodule can't be an island."""
+
+
+def _names(named: Iterable[tuple[str, object]]) -> dict[int, list[str]]:
+    """Every name of each object."""
+    found: dict[int, list[str]] = {}
+    for name, one in named:
+        found.setdefault(id(one), []).append(name)
+    return found
 
 
 def _children(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:

@@ -297,6 +297,48 @@ def test_islands_can_be_asked_for() -> None:
     assert convsurgeon.plan(model, X, capture="islands").capture.islands == ("0", "2")
 
 
+class Shares(nn.Module):
+    """A block one of whose convolutions is also the model's, one whose weight is, and an attribute of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own, self.tied = nn.Conv1d(4, 4, 3, padding=1), nn.Conv1d(4, 4, 1)
+        self.block, self.other = Block(), Block()
+        self.block.one = self.own
+        self.other.two.weight = self.tied.weight
+        self.other.reach = 5
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.other(self.block(self.tied(x)))
+        return self.own(y) * (1 if x.sum() < 1e9 else 2)
+
+
+def test_what_is_shared_with_the_rest_of_the_model_stays_shared() -> None:
+    model = Shares().eval()
+    module = assert_converted(model, X, copy_weights=True).module
+    assert module.block.one is module.own
+    assert module.other.two.weight is module.tied.weight
+    assert module.other.reach == 5
+    assert module.other.width == 10
+    with torch.no_grad():
+        for one in (model, module):
+            one.tied.weight.mul_(2)
+            one.own.weight.mul_(2)
+    torch.testing.assert_close(module(X), model(X))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"io": "2d"}, convsurgeon.UnsupportedError, "Branching keeps its own Python"),
+        ({"capture": "islands", "verify": False}, ValueError, "there is no sample_inputs"),
+    ],
+)
+def test_what_islands_can_not_do_is_said(options: dict[str, Any], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        convsurgeon.convert(Branching().eval(), None if "verify" in options else X, **options)
+
+
 def test_the_page_shows_every_island(tmp_path: Any) -> None:
     conversion = assert_converted(Branching().eval(), X)
     conversion.to_html(tmp_path / "page.html")
