@@ -66,6 +66,7 @@ STRIDES: dict[str, Callable[..., Any]] = {
     "scaled": lambda s, x: s.b(F.relu(x) * s.p),
     "norm": lambda s, x: s.n(torch.tanh(x) + s.a(x)),
     "pad": lambda s, x: F.pad(torch.tanh(x) + s.a(x), (1, 1)),
+    "average pool": lambda s, x: s.b(x)[..., :2].mean() + F.avg_pool1d(torch.tanh(x), 3, 1, 1) * s.a(x).mean(),
     "interpolate": lambda s, x: F.interpolate(torch.tanh(x) + s.a(x), scale_factor=2),
     "gate": lambda s, x: s.b(torch.tanh(x) * torch.sigmoid(s.a(x.mean(-1, keepdim=True)))),
     "rms norm": lambda s, x: s.r((s.b(x) + x).transpose(1, 2)).view(x.size(0), -1),

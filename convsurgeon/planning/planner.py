@@ -14,7 +14,7 @@ from convsurgeon.planning.ends import Ends
 from convsurgeon.planning.ownership import Ownership
 from convsurgeon.planning.plan import CaptureNote, Kept, LiftedOperator, Plan
 from convsurgeon.planning.selection import Selection
-from convsurgeon.planning.strides import restored_operands
+from convsurgeon.planning.strides import follows_layout, restored_operands
 from convsurgeon.planning.values import Forms, Survey, ValueGraph
 from convsurgeon.rules import Lifted, Refusal
 from convsurgeon.spellings import module_of, operator_name
@@ -73,6 +73,8 @@ def _survey(capture: Capture, facts: Facts | None, axis: UnitAxis, selection: Se
         reason = selection.refuses(node, convolution=candidate.rule.must)
         if reason is None and (node in resized or not resized.isdisjoint(node.all_input_nodes)):
             reason = "an in-place operator changes the shape of its result, or of what it takes"
+        if reason is None and follows_layout(node, candidate, facts, axis):
+            reason = "its result follows the layout of what it takes, and would not with the unit axis last"
         if reason is not None:
             survey.refuse(node, reason)
     return survey

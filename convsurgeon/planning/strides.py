@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
+from typing import Any
 
+import torch
 from torch import fx
 
 from convsurgeon.axis import UnitAxis
 from convsurgeon.lifting import Candidate
 from convsurgeon.observe import Facts, Value
+
+aten = torch.ops.aten
 
 
 def restored_operands(
@@ -21,10 +26,11 @@ def restored_operands(
     """((node, operand), method) where the 1-D operator returns contiguous strides and the 2-D one might channels_last.
 
     "contiguous" copies only if a call's operand needs it; it stands wherever the order of the operand's strides is not
-    settled by the graph, but by what the caller passes in. "clone" copies always, for a value with one channel can
-    count as contiguous and be taken for channels_last all the same.
+    settled by the graph, but by what the caller passes in, if anything in the graph reads strides. "clone" copies
+    always, for a value with one channel can count as contiguous and be taken for channels_last all the same.
     """
     settled = _settled(candidates, graph, facts)
+    careful = facts is None or any(_reads_strides(seen.overloads) for seen in facts.values())
     for node in graph.nodes:
         if node not in lifted or not lifted[node].rule.contiguous or not _is_contiguous(node, facts):
             continue
@@ -35,8 +41,35 @@ def restored_operands(
             )
             if value is not None and (unordered or _looks_channels_last(value, axis)):
                 yield (node.name, operand.name), "clone"
-            elif operand not in settled:
+            elif careful and operand not in settled:
                 yield (node.name, operand.name), "contiguous"
+
+
+_STRIDED = frozenset({aten.view, aten._reshape_alias, aten._unsafe_view, aten.as_strided, aten.clone, aten._to_copy})
+"""What succeeds, copies, or is laid out by the strides of what it takes."""
+
+
+@functools.cache
+def _reads_strides(overloads: frozenset[Any]) -> bool:
+    """Whether one of these operators computes something else, or fails, where strides are others.
+
+    Views and copies do, what writes in place through them, and random operators, which draw in the order of memory.
+    """
+    return any(
+        overload.overloadpacket in _STRIDED
+        or overload._schema.is_mutable
+        or torch.Tag.nondeterministic_seeded in overload.tags
+        for overload in overloads
+    )
+
+
+def follows_layout(node: fx.Node, candidate: Candidate, facts: Facts | None, axis: UnitAxis) -> bool:
+    """Whether the 1-D operator laid its result out as what it takes, and the 2-D one would not.
+
+    torch computes average pools of (N, C, L) as those of (N, C, 1, L), and so in channels_last where L has the larger
+    stride; of (N, C, L, 1) it doesn't.
+    """
+    return axis.position == -1 and candidate.rule.contiguous and not _is_contiguous(node, facts)
 
 
 def _settled(candidates: Mapping[fx.Node, Candidate], graph: fx.Graph, facts: Facts | None) -> set[fx.Node]:

@@ -30,7 +30,7 @@ from torch import nn
 
 import convsurgeon
 
-STEPS = ("capture", "observe", "plan", "rewrite", "verify")
+STEPS = ("capture", "observe", "compare", "plan", "rewrite", "verify")
 CHANNELS, LENGTH = 4, 16
 
 
