@@ -69,7 +69,8 @@ def follows_layout(node: fx.Node, candidate: Candidate, facts: Facts | None, axi
     torch computes average pools of (N, C, L) as those of (N, C, 1, L), and so in channels_last where L has the larger
     stride; of (N, C, L, 1) it doesn't.
     """
-    return axis.position == -1 and candidate.rule.contiguous and not _is_contiguous(node, facts)
+    rule = candidate.rule
+    return axis.position == -1 and rule.contiguous and not rule.must and not _is_contiguous(node, facts)
 
 
 def _settled(candidates: Mapping[fx.Node, Candidate], graph: fx.Graph, facts: Facts | None) -> set[fx.Node]:
