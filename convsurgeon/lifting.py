@@ -85,15 +85,17 @@ def _by_rule(node: fx.Node, call: Call, facts: Facts | None, axis: UnitAxis) -> 
         return answer
     if call.arguments.get("out") is not None:
         return Refusal("it writes to an out= argument")
-    ways = tuple(_in_nodes(way) for way in (answer if isinstance(answer, tuple) else (answer,)))
+    ways = answer if isinstance(answer, tuple) else (answer,)
     operands = [value for name in rule.lifts for value in _flat(call.arguments.get(name))]
     if not rule.unpacks and any(_is_tuple(value, facts) for value in operands):
         return Refusal("it takes a tuple of values as a whole")
     taken = tuple(value for value in operands if isinstance(value, fx.Node) and has_form(value, facts, axis))
     state = tuple(value.name for value in operands if isinstance(value, State) and axis.has_form(value.value.rank))
-    computed = _computed_otherwise(ways, facts)
-    if computed is not None:
-        return computed
+    if any(one not in operands for one in node.all_input_nodes):  # an argument may be computed in the graph
+        ways = tuple(map(_in_nodes, ways))
+        computed = _computed_otherwise(ways, facts)
+        if computed is not None:
+            return computed
     if not rule.query and not has_form(node, facts, axis):
         ways = tuple(way for way in ways if isinstance(way, Lowered))
     if facts is not None and not taken:
