@@ -44,7 +44,7 @@ class UnitAxis:
         unit = 1 if at == len(shape) else shape[at] * stride[at]
         return (*stride[:at], unit, *stride[at:])
 
-    def pair(self, value: Any, *, unit: int) -> Any:
+    def pair(self, value: Any, *, unit: float) -> Any:
         """A hyper-parameter of the length as one of both spatial axes: s -> (unit, s), or (s, unit).
 
         A string ("same", "valid") and a plain integer that equals `unit` already mean the same for both axes.

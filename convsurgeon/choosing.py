@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import fx, nn
 
-from convsurgeon.capture import capture_model
+from convsurgeon.capture import Capture, capture_export, capture_model
 from convsurgeon.errors import CaptureError
 from convsurgeon.faithful import call_of, computes_the_same
 from convsurgeon.islands import find_islands
@@ -18,18 +18,18 @@ from convsurgeon.parts import Part
 from convsurgeon.samples import Sample
 from convsurgeon.verification import require_runs
 
-How = Literal["auto", "trace", "islands"]
+How = Literal["auto", "trace", "export", "islands"]
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The parts that are converted; `failed` says why the whole is none, `reasons` by name why a submodule is none.
+    """The parts that are converted; `failed` says what failed before, `reasons` by name why a submodule is none.
 
     `in_place` names the modules whose own Python calls the convolutions that are in no part.
     """
 
     parts: list[Part]
-    failed: str = ""
+    failed: tuple[str, ...] = ()
     reasons: dict[str, str] = field(default_factory=dict)
     in_place: tuple[str, ...] = ()
 
@@ -46,52 +46,75 @@ def choose(model: nn.Module, samples: tuple[Sample, ...], how: How, lap: Callabl
         CaptureError: the whole can't be captured, and islands were not allowed, or there is no sample to find them by.
         ValueError: the model can't run on a sample.
     """
-    failed = ""
-    if how != "islands":
+    failed: list[str] = []
+    ways: tuple[str, ...] = (how,)
+    if how == "auto":
+        one_way = not samples or isinstance(model, (fx.GraphModule, torch.jit.ScriptModule))
+        ways = _WAYS[:1] if one_way else _WAYS
+    for way in ways:
+        if way == "islands":
+            break
         try:
-            return Choice([_whole(model, samples, lap)])
+            return Choice([_whole(model, samples, way, lap, alone=how != "auto")], tuple(failed))
         except CaptureError as error:
-            if how == "trace" or not samples or isinstance(model, (fx.GraphModule, torch.jit.ScriptModule)):
+            if way == ways[-1]:
                 raise
-            failed = str(error)
+            failed.append(str(error))
     for sample in samples:
         require_runs(model, sample)
     found = find_islands(model, samples)
     lap("capture")
-    return Choice(found.parts, failed, found.reasons, found.in_place)
+    return Choice(found.parts, tuple(failed), found.reasons, found.in_place)
 
 
-def _whole(model: nn.Module, samples: tuple[Sample, ...], lap: Callable[[str], None]) -> Part:
-    """The whole model, traced, which computes on the first sample what the model does."""
+_WAYS = ("trace", "export", "islands")
+"""The ways of "auto", in order."""
+
+
+def _whole(model: nn.Module, samples: tuple[Sample, ...], way: str, lap: Callable[[str], None], *, alone: bool) -> Part:
+    """The whole model, captured, which computes on every sample what the model does; `alone`: no other way is left."""
     if not samples:
         captured = capture_model(model, None)
         lap("capture")
         return Part(captured, None, ())
     first = samples[0]
-    captured = capture_model(model, first)
+    captured = capture_model(model, first) if way == "trace" else capture_export(model, first, open_only=not alone)
     lap("capture")
     try:
         facts = observe(captured, first)
+        captured.restore_buffers(model)
+        lap("observe")
+        faithful = all(_is_faithful(captured, model, sample) for sample in samples)
     except Exception as error:  # the user's model may raise anything on a sample: told apart and passed on
-        require_runs(model, first)
+        for sample in samples:
+            require_runs(model, sample)
         raise CaptureError(
-            f"the traced graph of {type(model).__name__} fails on the sample {first}, where the model doesn't\n"
+            f"the {_GRAPHS[way]} of {type(model).__name__} fails on the samples, where the model doesn't\n"
             f"  {type(error).__name__}: {' '.join(str(error).split())[:300]}\n"
-            "  forward does something that tracing doesn't record; convert the submodules that can be traced"
+            f"  forward does something that it doesn't hold; {_ADVICE}"
         ) from error
-    captured.restore_buffers(model)
-    lap("observe")
-    if not computes_the_same(captured, call_of(model, first)):
-        raise unfaithful(model)
-    captured.restore_buffers(model)
+    if not faithful:
+        raise unfaithful(model, way)
     lap("compare")
     return Part(captured, facts, samples)
 
 
-def unfaithful(model: nn.Module) -> CaptureError:
+def _is_faithful(captured: Capture, model: nn.Module, sample: Sample) -> bool:
+    """Whether the graph computes what the model does on one sample; its buffers are then those of the model again."""
+    same = computes_the_same(captured, call_of(model, sample))
+    captured.restore_buffers(model)
+    return same
+
+
+_GRAPHS = {"trace": "traced graph", "export": "exported graph"}
+_ADVICE = "capture='auto' tries other ways, and 'islands' keeps the model's own Python"
+
+
+def unfaithful(model: nn.Module, way: str) -> CaptureError:
     """The error of a capture that isn't the model."""
     return CaptureError(
-        f"{type(model).__name__} was traced without an error into a graph that computes something else\n"
-        "  forward takes decisions in Python that tracing froze (a branch on a type, numpy, a counter)\n"
-        "  move them out of forward, or convert the submodules that can be traced"
+        f"the {_GRAPHS.get(way, 'graph')} of {type(model).__name__} was captured without an error, and computes "
+        "something else\n"
+        "  forward takes decisions in Python that the graph froze (a branch on a type, numpy, a counter)\n"
+        f"  move them out of forward; {_ADVICE}"
     )

@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.utils import _pytree as pytree
 
 Policy = Callable[[torch.Tensor, nn.Module], "torch.dtype | None"]
 """What a clone does with a tensor, given the module that holds it: None shares its storage, a dtype copies it."""
@@ -155,7 +156,7 @@ def _cloned_attributes(module: nn.Module, memo: dict[int, Any]) -> Iterator[tupl
 
 def _clone(value: Any, memo: dict[int, Any]) -> Any:
     kind = type(value)
-    if kind in _ATOMS:
+    if kind in _ATOMS or isinstance(value, pytree.TreeSpec):
         return value
     if id(value) in memo:
         return memo[id(value)]

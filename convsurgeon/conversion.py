@@ -10,20 +10,24 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
+from torch.export import ExportedProgram
 
 from convsurgeon.capture import Capture, modules_of
 from convsurgeon.choosing import Choice, How, choose, unfaithful
 from convsurgeon.collector import paused_collector
+from convsurgeon.converted import ConvertedModule
 from convsurgeon.errors import UnsupportedError
+from convsurgeon.exported import program_of
 from convsurgeon.files import write_text
+from convsurgeon.folding import folded
 from convsurgeon.observe import GraphRun
 from convsurgeon.page import conversion_page
 from convsurgeon.parts import Part
 from convsurgeon.planning import Kept, Plan, Selection, make_plan
 from convsurgeon.report import conversion_text
+from convsurgeon.request import Request
 from convsurgeon.rewrite import rewrite
-from convsurgeon.samples import Sample, as_samples
+from convsurgeon.samples import Sample
 from convsurgeon.verification import Tolerance, Verification, verify_samples
 from convsurgeon.weight_map import WeightMap
 
@@ -31,16 +35,6 @@ Planned = tuple[list[tuple[Part, Plan]], Plan]
 Lift = Literal["regions", "ops"]
 Io = Literal["1d", "2d"]
 Axis = Literal[-2, -1]
-
-_CHOICES: dict[str, tuple[Any, ...]] = {
-    "lift": ("regions", "ops"),
-    "io": ("1d", "2d"),
-    "unit_axis": (-2, -1),
-    "square": (False, True),
-    "capture": ("auto", "trace", "islands"),
-    "copy_weights": (False, True),
-    "verify": (True, False),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +51,22 @@ class Conversion:
     weight_map: WeightMap
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
     planned: tuple[tuple[Part, Plan], ...] = field(default=(), repr=False, compare=False)
+    program: ExportedProgram | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def exported_program(self) -> ExportedProgram:
+        """The converted ``ExportedProgram``, where one came in: of the same signature, names and dynamic shapes.
+
+        Each time it is asked for, it is made anew, and shares its weights with `module`.
+
+        Raises:
+            AttributeError: a module came in; ``torch.export.export`` makes a program of the converted one.
+        """
+        if self.program is None or not isinstance(self.module, ConvertedModule):
+            raise AttributeError(
+                "no ExportedProgram came in; torch.export.export(conversion.module, ...) makes one of the result"
+            )
+        return program_of(self.module, self.program, frozenset(self.plan.moved))
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain data."""
@@ -88,7 +98,7 @@ class Conversion:
 @paused_collector()
 @torch.inference_mode(False)
 def convert(
-    model: nn.Module,
+    model: nn.Module | ExportedProgram,
     sample_inputs: Any = None,
     *,
     lift: Lift = "regions",
@@ -99,6 +109,7 @@ def convert(
     exclude: Sequence[str] = (),
     capture: How = "auto",
     copy_weights: bool = False,
+    fold: bool = False,
     verify: bool = True,
     tolerance: Tolerance | None = None,
 ) -> Conversion:
@@ -107,7 +118,8 @@ def convert(
     `model` isn't changed in any way that can be seen, nor is any random stream.
 
     Args:
-        model: an ``nn.Module``, or an ``fx.GraphModule``, which is taken as it is.
+        model: an ``nn.Module``; a ``fx.GraphModule`` or an ``ExportedProgram`` is taken as it is, and of a program the
+            result is one too, as ``exported_program``.
         sample_inputs: what to call the model with: a tensor, a tuple of positional arguments, a dict of keyword
             arguments, a `Sample`, or a list of these. The first teaches the ranks, every one is verified. Without
             samples nothing can be proven: ``verify=False`` must be said, and ``lift="ops"`` is what is done.
@@ -126,6 +138,10 @@ def convert(
         copy_weights: True gives every tensor of the result its own memory. False shares storage (but for BatchNorm
             statistics and buffers that running the model writes): objects are new, but training or loading into one
             model writes the other's numbers.
+        fold: True replaces the computed weights of convolutions (weight and spectral norm, parametrizations, pruning)
+            by their values as they are now: the result has plain weights, under the names that a model without these
+            would have. In training mode spectral norm changes the weight in each call, and a plain one can't follow.
+            False keeps them computed, and trainable.
         verify: compare with the original on every sample, and raise where they differ.
         tolerance: compare directly within these bounds instead of judging by a float64 run.
 
@@ -138,7 +154,8 @@ def convert(
         UnsupportedError: the weights are on the meta device, or a name collides with one of GraphModule's.
         TypeError, ValueError: a wrong argument.
     """
-    samples = _checked(model, sample_inputs, tolerance, locals())
+    request = Request.of(model, sample_inputs, locals())
+    model, samples = request.model, request.samples
     if not samples and verify:
         raise ValueError(
             "sample_inputs is None, so nothing can be verified; give a sample, or say verify=False, and each "
@@ -146,24 +163,25 @@ def convert(
         )
     if verify and any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
         raise UnsupportedError("model has weights on the meta device, so nothing can be computed; say verify=False")
-    watch = _Stopwatch()
-    choice = choose(model, samples, capture, watch.lap)
-    planned, plan_ = _planned(model, choice, include, exclude, lift=lift, io=io, unit_axis=unit_axis, square=square)
+    watch, source = _Stopwatch(), folded(model) if fold else model
+    choice = choose(source, samples, capture, watch.lap)
+    options: dict[str, Any] = {"lift": lift, "io": io, "unit_axis": unit_axis, "square": square}
+    planned, plan_ = _planned(request, source, choice, include, exclude, **options)
     watch.lap("plan")
-    weight_map = WeightMap.of(model if choice.whole is None else choice.whole.captured.root, plan_.moved, unit_axis)
-    module = rewrite(model, planned, plan_, copy_weights=copy_weights)
+    weight_map = WeightMap.of(source if choice.whole is None else choice.whole.captured.root, plan_.moved, unit_axis)
+    module = rewrite(source, planned, plan_, copy_weights=copy_weights)
     watch.lap("rewrite")
     verification = None
     if verify:
-        verification = _verified(model, module, samples, tolerance, choice.whole)
+        verification = _verified(model, source, module, samples, tolerance, choice.whole)
         watch.lap("verify")
-    return Conversion(module, plan_, verification, weight_map, watch.seconds, tuple(planned))
+    return Conversion(module, plan_, verification, weight_map, watch.seconds, tuple(planned), request.program)
 
 
 @paused_collector()
 @torch.inference_mode(False)
 def plan(
-    model: nn.Module,
+    model: nn.Module | ExportedProgram,
     sample_inputs: Any = None,
     *,
     lift: Lift = "regions",
@@ -180,9 +198,10 @@ def plan(
         CaptureError: the model can't be made into a graph.
         TypeError, ValueError: a wrong argument.
     """
-    samples = _checked(model, sample_inputs, None, locals())
-    choice = choose(model, samples, capture, _Stopwatch().lap)
-    return _planned(model, choice, include, exclude, lift=lift, io=io, unit_axis=unit_axis, square=square)[1]
+    request = Request.of(model, sample_inputs, locals())
+    choice = choose(request.model, request.samples, capture, _Stopwatch().lap)
+    options: dict[str, Any] = {"lift": lift, "io": io, "unit_axis": unit_axis, "square": square}
+    return _planned(request, request.model, choice, include, exclude, **options)[1]
 
 
 class _Stopwatch:
@@ -192,52 +211,22 @@ class _Stopwatch:
 
     def lap(self, name: str) -> None:
         now = time.perf_counter()
-        self.seconds[name], self._last = now - self._last, now
-
-
-def _checked(model: Any, sample_inputs: Any, tolerance: Any, given: dict[str, Any]) -> tuple[Sample, ...]:
-    """Check every argument that can be checked without the model running; returns the samples."""
-    if type(model).__name__ == "OptimizedModule":
-        raise TypeError("model comes from torch.compile; convert the module it was made from, and compile the result")
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; accepted: a torch.nn.Module or a torch.fx.GraphModule")
-    for name, choices in _CHOICES.items():
-        if name in given and not any(type(given[name]) is type(one) and given[name] == one for one in choices):
-            raise ValueError(f"{name} is {given[name]!r}; accepted: {', '.join(map(repr, choices))}")
-    if tolerance is not None and not isinstance(tolerance, Tolerance):
-        raise TypeError(
-            f"tolerance is a {type(tolerance).__name__}; accepted: convsurgeon.Tolerance(rtol, atol), or None"
-        )
-    lazy = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if is_lazy(tensor)]
-    if lazy:
-        raise ValueError(
-            f"model has uninitialized parameters ({', '.join(lazy[:4])}{', ...' if len(lazy) > 4 else ''}); call it "
-            "once on a sample, so that its lazy modules learn their shapes, and convert it then"
-        )
-    samples = as_samples(sample_inputs)
-    if given["io"] == "2d" and (given["lift"] == "ops" or not samples):
-        raise ValueError(
-            "io is '2d', and each convolution alone is converted, between 1-D values "
-            + ("(lift='ops'); say lift='regions'" if samples else "(there is no sample_inputs); give a sample")
-        )
-    if given["capture"] == "islands" and not samples:
-        raise ValueError("capture is 'islands', which are found in a run, and there is no sample_inputs; give a sample")
-    return samples
+        self.seconds[name], self._last = self.seconds.get(name, 0.0) + now - self._last, now
 
 
 def _planned(
-    model: nn.Module, choice: Choice, include: Sequence[str], exclude: Sequence[str], **options: Any
+    request: Request, model: nn.Module, choice: Choice, include: Sequence[str], exclude: Sequence[str], **options: Any
 ) -> Planned:
     """The plan of each part, and all of it as one."""
     selection = Selection.of(modules_of(model), include, exclude)
-    whole = choice.whole
+    whole, before = choice.whole, [*request.notes, *map(_without_advice, choice.failed)]
     if whole is not None:
         plan = make_plan(whole.captured, whole.facts, selection=selection, **options)
-        return [(whole, plan)], plan
+        return [(whole, plan)], plan.after(before)
     if options["io"] == "2d":
         raise UnsupportedError(
             f"io is '2d', and {type(model).__name__} keeps its own Python, whose inputs and outputs are 1-D\n"
-            f"  {choice.failed or 'capture is islands'}\n"
+            f"  {'; '.join(before) or 'capture is islands'}\n"
             "  say io='1d', or convert the part that is to take 4-D inputs"
         )
     planned = [(part, make_plan(part.captured, part.facts, selection=selection, **options)) for part in choice.parts]
@@ -248,7 +237,7 @@ def _planned(
     ]
     in_place = tuple(path for path in choice.in_place if selection.refuses_module(path) is None)
     plans = {part.path: plan for part, plan in planned}
-    return planned, Plan.of_islands(plans, alone, in_place, _without_advice(choice.failed), **options)
+    return planned, Plan.of_islands(plans, alone, in_place, **options).after(before)
 
 
 def _without_advice(message: str) -> str:
@@ -258,12 +247,18 @@ def _without_advice(message: str) -> str:
 
 
 def _verified(
-    model: nn.Module, module: nn.Module, samples: tuple[Sample, ...], tolerance: Tolerance | None, whole: Part | None
+    model: nn.Module,
+    source: nn.Module,
+    module: nn.Module,
+    samples: tuple[Sample, ...],
+    tolerance: Tolerance | None,
+    whole: Part | None,
 ) -> Verification:
+    """The proof that `module` is `model`; where it isn't, the graph may not have been its `source` to begin with."""
     captured = None if whole is None else whole.captured
     found = verify_samples(model, module, samples, tolerance, gradients=False, train=False, capture=captured)
     if not found.passed and found.divergence is None and captured is not None:
-        _require_faithful(model, captured, samples)
+        _require_faithful(source, captured, samples)
     found.require()
     return found
 
@@ -272,7 +267,7 @@ def _require_faithful(model: nn.Module, captured: Capture, samples: tuple[Sample
     """Raise if the graph wasn't the model to begin with."""
     graph = _GraphAsModule(captured)
     if not verify_samples(model, graph, samples, None, gradients=False, train=False, capture=None).passed:
-        raise unfaithful(model)
+        raise unfaithful(model, captured.how)
 
 
 class _GraphAsModule(nn.Module):

@@ -15,8 +15,9 @@ from torch.utils import _pytree as pytree
 
 from convsurgeon.axis import UnitAxis
 from convsurgeon.errors import UnsupportedError
-from convsurgeon.frozen_graph import FrozenGraph, freeze_graph, thaw_graph
+from convsurgeon.frozen_graph import FrozenGraph, copied_graph, freeze_graph, thaw_graph
 from convsurgeon.scope import take_contents
+from convsurgeon.structure import named_leaves
 
 Mode = Literal["train", "eval"]
 
@@ -85,6 +86,11 @@ class ConvertedModule(fx.GraphModule):
         """Where the unit axis stands in 2-D values."""
         return self._facts.unit_axis
 
+    @property
+    def inputs_in_2d(self) -> tuple[str, ...]:
+        """The names of the inputs that are 4-D."""
+        return self._facts.inputs
+
     def __getattr__(self, name: str) -> Any:
         """What is no attribute here, as the class that this module stands for defines it: methods, properties."""
         try:
@@ -122,10 +128,9 @@ class ConvertedModule(fx.GraphModule):
 
     def outputs_1d(self, outputs: Any) -> Any:
         """What this module returns, in the shapes of the original."""
-        leaves, spec = pytree.tree_flatten_with_path(outputs)
         lower, lifted = UnitAxis(self.unit_axis).lower, self._facts.outputs
-        named = ((f"output{pytree.keystr(path)}", leaf) for path, leaf in leaves)
-        return pytree.tree_unflatten([lower(leaf) if name in lifted else leaf for name, leaf in named], spec)
+        leaves = [lower(leaf) if f"output{path}" in lifted else leaf for path, leaf in named_leaves(outputs)]
+        return pytree.tree_unflatten(leaves, pytree.tree_structure(outputs))
 
     def recompile(self) -> Any:
         """Generate ``forward`` from the graph; one that changes the grad mode puts it back even where it fails."""
@@ -155,11 +160,11 @@ class ConvertedModule(fx.GraphModule):
     def __deepcopy__(self, memo: dict[int, Any]) -> ConvertedModule:
         result = ConvertedModule.__new__(ConvertedModule)
         memo[id(self)] = result
-        return _fill(result, type(self).__name__, copy.deepcopy(_contents(self), memo), copy.deepcopy(self._graph))
+        return _fill(result, type(self).__name__, copy.deepcopy(_contents(self), memo), copied_graph(self._graph))
 
     def __copy__(self) -> ConvertedModule:
         return _fill(
-            ConvertedModule.__new__(ConvertedModule), type(self).__name__, _contents(self), copy.deepcopy(self._graph)
+            ConvertedModule.__new__(ConvertedModule), type(self).__name__, _contents(self), copied_graph(self._graph)
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -183,7 +188,7 @@ _TAKEN = frozenset({*dir(ConvertedModule), "meta", "shape_env"}) - frozenset(dir
 
 
 def _contents(module: ConvertedModule) -> dict[str, Any]:
-    return {key: value for key, value in vars(module).items() if key != "_graph"}
+    return {key: value for key, value in vars(module).items() if key not in ("_graph", "_in_spec", "_out_spec")}
 
 
 def _fill(module: ConvertedModule, name: str, contents: Mapping[str, Any], graph: fx.Graph) -> ConvertedModule:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from convsurgeon.capture import Capture
+from convsurgeon.capture.state import noticed
 from convsurgeon.cloning import clone_module, copied, share_parameters
 from convsurgeon.guard import WriteGuard
 from convsurgeon.observe import GraphRun
@@ -20,29 +21,49 @@ from convsurgeon.samples import Sample
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of a module: its arguments and what it returned, as copies, and the random streams before it."""
+    """One call of a module: its arguments and what it returned, as copies, and the random streams before and after it.
+
+    `times`: how often it was called in a row, the last call being the one that is told.
+    """
 
     sample: Sample
     output: Any
     state: RandomState
+    after: RandomState
+    times: int = 1
 
 
 def call_of(model: nn.Module, sample: Sample) -> Call:
-    """Call a clone of `model`; neither it, nor the sample, nor a random stream is changed."""
-    inputs, clone = sample.map(copied), clone_module(model, share_parameters)
+    """Call a clone of `model`; neither it, nor the sample, nor a random stream is changed.
+
+    Where forward changes an attribute of a module, the clone is called twice: what it kept may show the second time.
+    """
+    clone, times = clone_module(model, share_parameters), 1
     with preserved_random_state() as state, torch.no_grad(), WriteGuard(clone):
-        output = clone(*inputs.args, **inputs.kwargs)
-    return Call(sample, output, state)
+        with noticed(clone) as left:
+            output = _called(clone, sample)
+        if left.attribute is not None:
+            output, times = _called(clone, sample), 2
+        after = RandomState.capture()
+    return Call(sample, output, state, after, times)
+
+
+def _called(module: nn.Module, sample: Sample) -> Any:
+    inputs = sample.map(copied)
+    return module(*inputs.args, **inputs.kwargs)
 
 
 def computes_the_same(captured: Capture, call: Call) -> bool:
-    """Whether the graph returns for the call's arguments what the module did.
+    """Whether the graph returns for the call's arguments what the module did, and draws as much.
 
     Both compute the same operators on the same numbers, so that rounding differs little, if at all.
     """
     with preserved_random_state(), torch.no_grad(), WriteGuard(captured.root):
         call.state.restore()
-        *_, (_, output) = GraphRun(captured.root, captured.graph, call.sample.map(copied)).steps()
+        for _ in range(call.times):
+            *_, (_, output) = GraphRun(captured.root, captured.graph, call.sample.map(copied)).steps()
+        if not call.after.same_stream(RandomState.capture()):
+            return False
     expected, found = dict(_leaves(call.output)), dict(_leaves(captured.graph.process_outputs(output)))
     return expected.keys() == found.keys() and all(_same(leaf, found[path]) for path, leaf in expected.items())
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.utils import _pytree as pytree
 
 from convsurgeon.origin import ORIGIN
+from convsurgeon.structure import example_of
 
 _KEPT_META = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "tensor_meta", "custom", ORIGIN)
 
@@ -26,6 +28,14 @@ class _Overload:
     """Stands for an ATen operator, which can't be pickled itself."""
 
     path: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Flattening:
+    """Stands for torch's generator of code that flattens inputs and outputs: an example in the place of each spec."""
+
+    names: list[str]
+    examples: tuple[Any, ...]
 
 
 FrozenGraph = tuple[Any, list[tuple[Any, ...]]]
@@ -53,14 +63,14 @@ def freeze_graph(graph: fx.Graph) -> FrozenGraph:
         )
         for node in graph.nodes
     ]
-    return graph._codegen, records
+    return _freeze_codegen(graph._codegen), records
 
 
 def thaw_graph(frozen: FrozenGraph) -> fx.Graph:
     """The graph that `freeze_graph` froze."""
     codegen, records = frozen
     graph = fx.Graph()
-    graph._codegen = codegen
+    graph._codegen = _thaw_codegen(codegen)
     nodes: list[fx.Node] = []
 
     def deep(value: Any) -> Any:
@@ -73,6 +83,31 @@ def thaw_graph(frozen: FrozenGraph) -> fx.Graph:
         node.meta = meta
         nodes.append(node)
     return graph
+
+
+def copied_graph(graph: fx.Graph) -> fx.Graph:
+    """A copy of a graph, with its metadata; how code is generated for it is shared, since it doesn't change."""
+    new = fx.Graph()
+    nodes: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        nodes[node] = new.node_copy(node, nodes.__getitem__)
+    new._codegen = graph._codegen
+    return new
+
+
+def _freeze_codegen(codegen: fx.graph.CodeGen) -> Any:
+    """Specs aren't pickled themselves: torch warns where they are made again."""
+    if type(codegen) is not fx.graph._PyTreeCodeGen:
+        return codegen
+    names, *specs = codegen.pytree_info
+    return _Flattening(names, tuple(None if spec is None else example_of(spec) for spec in specs))
+
+
+def _thaw_codegen(frozen: Any) -> fx.graph.CodeGen:
+    if not isinstance(frozen, _Flattening):
+        return frozen  # type: ignore[no-any-return]
+    specs: Any = (None if example is None else pytree.tree_structure(example) for example in frozen.examples)
+    return fx.graph._PyTreeCodeGen(fx.graph._PyTreeInfo(frozen.names, *specs))
 
 
 def _freeze_target(target: Any) -> Any:

@@ -6,14 +6,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
+from torch._ops import HigherOrderOperator
 
 from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Modules
 from convsurgeon.observe import Facts, NodeFacts, Value, has_form
 from convsurgeon.rules import RULES, Arguments, Computed, Deferred, Lifted, Lowered, Raised, Refusal, Rule, Ways
 from convsurgeon.rules.pointwise import broadcasts, is_elementwise
-from convsurgeon.spellings import Call, ModuleSpelling, Spelling, State, has_state, is_torchs_own, read
+from convsurgeon.spellings import Call, ModuleSpelling, Spelling, State, has_state, is_torchs_own, operator_name, read
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,8 @@ class Candidate:
 def consider(node: fx.Node, facts: Facts | None, modules: Modules, axis: UnitAxis) -> Candidate | Refusal:
     """What becomes of `node`: by its rule if it has one, else as a pointwise operator if it was observed to be one."""
     seen = None if facts is None else facts[node]
+    if isinstance(node.target, HigherOrderOperator):
+        return Refusal(_of_region(node, modules))
     call = read(node, modules)
     if isinstance(call, Refusal):
         return call
@@ -67,6 +70,14 @@ def consider(node: fx.Node, facts: Facts | None, modules: Modules, axis: UnitAxi
     if seen is None:
         return Refusal("without samples only convolutions are known")
     return _as_pointwise(node, seen, facts or {}, modules, axis)
+
+
+def _of_region(node: fx.Node, modules: Modules) -> str:
+    """Why what an exported program has in a region of its own (without gradient, a branch, a loop) stays as it is."""
+    inner = [one for name in node.all_input_nodes for one in modules.get(str(name.target), nn.Module()).modules()]
+    nodes = [one for graph in inner if isinstance(graph, fx.GraphModule) for one in graph.graph.nodes]
+    count = sum(read(one, modules) is not None and "conv" in operator_name(one, modules) for one in nodes)
+    return f"it is a region of its own, which stays as it is, with {count} convolution{'s' * (count != 1)} in it"
 
 
 def _may_answer(seen: NodeFacts, call: Call | None) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,7 +108,9 @@ def bind(graph: fx.Graph, sample: Sample) -> dict[str, Any]:
         flat = graph.process_inputs(*sample.args, *named)
         return dict(zip(placeholders, flat, strict=True))
     plain = [name for name in placeholders if not name.startswith("*")]
-    inputs: dict[str, Any] = dict(zip(plain, sample.args, strict=False))
+    several = next((at for at, name in enumerate(placeholders) if name.startswith("*")), len(placeholders))
+    by_place = plain[:several]
+    inputs: dict[str, Any] = dict(zip(by_place, sample.args, strict=False))
     extra = {name: value for name, value in sample.kwargs.items() if name not in plain}
     for name, value in sample.kwargs.items():
         if name in inputs:
@@ -119,8 +121,8 @@ def bind(graph: fx.Graph, sample: Sample) -> dict[str, Any]:
         if name.startswith("**"):
             inputs[name], extra = extra, {}
         elif name.startswith("*"):
-            inputs[name] = sample.args[len(plain) :]
-    too_many = len(sample.args) > len(plain) and not any(n.startswith("*") for n in placeholders)
+            inputs[name] = sample.args[len(by_place) :]
+    too_many = len(sample.args) > len(by_place) and not any(n.startswith("*") for n in placeholders)
     if too_many or extra:
         raise TypeError(f"the graph takes {', '.join(placeholders)}; given: {sample}")
     return inputs
@@ -133,29 +135,26 @@ def observe(capture: Capture, sample: Sample) -> Facts:
     """
     run = GraphRun(capture.root, capture.graph, sample.map(lambda tensor: tensor.detach().clone()))
     facts: Facts = {}
-    with preserved_random_state(), torch.no_grad(), _Overloads(capture.root) as dispatched:
+    with preserved_random_state(), torch.no_grad(), Overloads(capture.root) as dispatched:
         for node, result in run.steps():
             facts[node] = NodeFacts(
                 value=Value.of(result) if isinstance(result, torch.Tensor) else None,
                 result=type(result),
-                items=_items(result),
+                items=items_of(result),
                 overloads=frozenset(dispatched.seen),
-                resized=tuple(
-                    operand
-                    for operand in (node.all_input_nodes if dispatched.reshaped else ())
-                    if any(run.env[operand] is tensor for tensor in dispatched.reshaped)
-                ),
+                resized=dispatched.resized({one: run.env[one] for one in node.all_input_nodes}),
             )
             dispatched.reset()
     return facts
 
 
-def _items(result: Any) -> tuple[Value, ...]:
+def items_of(result: Any) -> tuple[Value, ...]:
+    """The facts of a tuple or list of tensors; () of anything else."""
     plain = isinstance(result, (tuple, list)) and all(isinstance(one, torch.Tensor) for one in result)
     return tuple(Value.of(one) for one in result) if plain else ()
 
 
-class _Overloads(WriteGuard):
+class Overloads(WriteGuard):
     """Records the overloads that run, and the tensors whose own shape one may change (``unsqueeze_``)."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -166,6 +165,10 @@ class _Overloads(WriteGuard):
         """Forget what was recorded."""
         self.seen: set[Any] = set()
         self.reshaped: list[torch.Tensor] = []
+
+    def resized(self, values: Mapping[fx.Node, Any]) -> tuple[fx.Node, ...]:
+        """The nodes whose values are among the tensors that may have another shape now."""
+        return tuple(node for node, value in values.items() if any(value is tensor for tensor in self.reshaped))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.seen.add(func)

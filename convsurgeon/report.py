@@ -20,7 +20,7 @@ def plan_text(plan: Plan) -> str:
     """What is computed in 2-D, where the borders are, what stays 1-D and why."""
     return "\n".join(
         (
-            *_field("captured by", [str(plan.capture)]),
+            *_field("captured by", [str(plan.capture), *(f"  before that: {one}" for one in plan.capture.before)]),
             *_field("converted", _converted(plan)),
             *_field("borders", _borders(plan)),
             *(_field("4-D", [str(port) for port in plan.ports] or ["no input or output"]) if plan.io == "2d" else ()),

@@ -20,12 +20,20 @@ from convsurgeon.parts import Part
 from convsurgeon.planning import Border, Plan
 from convsurgeon.rules import Deferred, Lowered
 from convsurgeon.scope import Scope
-from convsurgeon.spellings import respell
+from convsurgeon.spellings import is_aten, respell
 
-_CHANGES: dict[str, tuple[Form, Form, Any]] = {
-    "lift": ("1d", "2d", torch.unsqueeze),
-    "lower": ("2d", "1d", torch.squeeze),
+_CHANGES: dict[str, tuple[Form, Form]] = {"lift": ("1d", "2d"), "lower": ("2d", "1d")}
+"""The form that a border finds, and the one that it makes."""
+
+aten = torch.ops.aten
+_TORCH = {"lift": torch.unsqueeze, "lower": torch.squeeze, "contiguous": "contiguous", "clone": "clone"}
+_ATEN = {
+    "lift": aten.unsqueeze.default,
+    "lower": aten.squeeze.dim,
+    "contiguous": aten.contiguous.default,
+    "clone": aten.clone.default,
 }
+"""What changes forms and layouts, in graphs of functions and methods, and in graphs of ATen's operators."""
 
 _SHAPED_META = ("val", "example_value", "tensor_meta", "unbacked_bindings")
 """What a node's metadata tells of its value in 1-D, and would be wrong in 2-D."""
@@ -102,6 +110,7 @@ class _GraphWriter:
 
     def __init__(self, graph: fx.Graph, plan: Plan) -> None:
         self._plan = plan
+        self._spelled: dict[str, Any] = _ATEN if is_aten(graph) else _TORCH
         self._old = graph
         self._new = fx.Graph()
         self._new._codegen = graph._codegen
@@ -171,16 +180,18 @@ class _GraphWriter:
         restore = self._plan.restored.get((node.name, leaf.name))
         if restore is not None:
             layout: dict[str, Any] = {"memory_format": torch.contiguous_format}
-            restored = self._new.call_method(restore, (operand,), layout if restore == "clone" else {})
+            copy = self._spelled[restore]
+            op = "call_method" if isinstance(copy, str) else "call_function"
+            restored = self._new.create_node(op, copy, (operand,), layout if restore == "clone" else {})
             operand = self._made(restored, node, step.rule.operator, "2d")
         return operand
 
     def _border(self, node: fx.Node, borders: Iterable[Border]) -> None:
         """Bring `node`'s value into its other form as well, for each border that the plan has there."""
         for border in borders:
-            have, need, change = _CHANGES[border.direction]
-            value, position = self._forms[node, have], self._plan.axis.position
-            new = self._new.create_node("call_function", change, (value, position), {}, f"{node.name}_{need}")
+            have, need = _CHANGES[border.direction]
+            change, given = self._spelled[border.direction], (self._forms[node, have], self._plan.axis.position)
+            new = self._new.create_node("call_function", change, given, {}, f"{node.name}_{need}")
             self._forms[node, need] = self._made(new, node, "border", need)
 
     def _made(self, new: fx.Node, old: fx.Node, rule: str, form: Form) -> fx.Node:

@@ -140,7 +140,10 @@ class FreezesABranch(nn.Module):
         (Remembers(), "Remembers keeps 'last' from one call to the next"),
         (Draws(), "Draws.forward draws random numbers that depend on no input"),
         (Casts(), r"runs under torch\.autocast"),
-        (FreezesABranch(), "FreezesABranch was traced without an error into a graph that computes something else"),
+        (
+            FreezesABranch(),
+            "the traced graph of FreezesABranch was captured without an error, and computes something else",
+        ),
     ],
 )
 def test_a_model_that_can_not_be_captured(broken: nn.Module, words: str) -> None:

@@ -471,9 +471,3 @@ def test_slots_and_partials() -> None:
             return self.act(self.conv(x)) * self.k
 
     assert_same_on(Slotted(), X, X)
-
-
-def test_a_compiled_model_is_named_as_such() -> None:
-    compiled = torch.compile(nn.Sequential(nn.Conv1d(3, 3, 1)), backend="eager")
-    with pytest.raises(TypeError, match=r"comes from torch\.compile; convert the module it was made from"):
-        convsurgeon.convert(compiled, X)

@@ -172,11 +172,11 @@ def test_parametrized_weight_norm_stays_alive() -> None:
     assert list(conversion.module.state_dict()) == list(model.state_dict())
 
 
-def test_other_parametrizations_stay_1d_with_their_reason() -> None:
+def test_other_parametrizations_stay_alive() -> None:
     model = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Conv1d(3, 4, 3)), nn.Conv1d(4, 3, 3)).eval()
     conversion = converted(model, torch.randn(2, 3, 9))
-    assert [one.name for one in conversion.plan.convolutions] == ["1"]
-    assert "parameters are computed" in conversion.plan.kept[0].reason
+    assert [one.becomes for one in conversion.plan.convolutions] == ["conv2d", "Conv2d"]
+    assert list(conversion.module.state_dict()) == list(model.state_dict())
 
 
 def test_weights_as_graph_inputs() -> None:

@@ -155,3 +155,34 @@ def test_square_makes_strides_and_dilations_equal() -> None:
         assert [layers[i].dilation for i in (1, 2, 4)] == [(2, 2), (1, 1), (2, 2)]
         assert layers[0].kernel_size == ((1, 3) if unit_axis == -2 else (3, 1))
         torch.testing.assert_close(module(torch.ones(1, 4, 50)), model(torch.ones(1, 4, 50)))
+
+
+class Returned:
+    """What a package returns, registered with torch's pytree without names for its parts."""
+
+    def __init__(self, sample: torch.Tensor, more: torch.Tensor) -> None:
+        self.sample, self.more = sample, more
+
+
+torch.utils._pytree.register_pytree_node(
+    Returned, lambda one: ([one.sample, one.more], None), lambda leaves, _: Returned(*leaves)
+)
+
+
+class ReturnsObject(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(3, 3, 3)
+
+    def forward(self, x: torch.Tensor) -> Returned:
+        y = self.conv(x)
+        return Returned(y, y.mean(-1)) if x.shape[-1] > 2 else Returned(x, x)
+
+
+@pytest.mark.parametrize("io", ["1d", "2d"])
+def test_what_is_returned_may_have_no_names(io: Any) -> None:
+    model, x = ReturnsObject().eval(), torch.randn(2, 3, 9)
+    conversion = convsurgeon.convert(model, x, capture="export", io=io)
+    found, expected = conversion.module.call_1d(x), model(x)
+    torch.testing.assert_close((found.sample, found.more), (expected.sample, expected.more))
+    assert [port.name for port in conversion.plan.ports] == ([] if io == "1d" else ["x", "output[0]"])

@@ -33,6 +33,6 @@ def without_figures(text: str) -> str:
 
 def test_ci_runs_the_command_that_readme_gives() -> None:
     script = (Path(__file__).parents[1] / ".ci/run").read_text(encoding="utf-8")
-    command = re.search(r"pip install -e '\.\[test\]' && (.*)", README)
+    command = re.search(r"pip install -e '\.\[test,models\]' && (.*)", README)
     assert command is not None
     assert script.splitlines()[-1] == command.group(1)

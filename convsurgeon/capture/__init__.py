@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import functools
-import inspect
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,15 +11,18 @@ from typing import Any, Literal
 import torch
 from torch import fx, nn
 
+from convsurgeon.capture.arguments import held_arguments
+from convsurgeon.capture.by_export import export_graph
 from convsurgeon.capture.modes import Trace, difference, follows_mode
-from convsurgeon.capture.state import in_mode, undone, version_of, without_global_hooks
-from convsurgeon.capture.tracer import ModelTracer, is_users_file
+from convsurgeon.capture.state import fetch, in_mode, undone, version_of, without_global_hooks
+from convsurgeon.capture.tracer import ModelTracer, where_in_user_code
 from convsurgeon.cloning import clone_module, share_parameters
 from convsurgeon.errors import CaptureError
+from convsurgeon.frozen_graph import copied_graph
 from convsurgeon.rng import RandomState, preserved_random_state
 from convsurgeon.samples import Sample
 
-__all__ = ["Capture", "Modules", "capture_model", "fetch", "inlined_paths", "modules_of", "where_in_user_code"]
+__all__ = ["Capture", "Modules", "capture_export", "capture_model", "fetch", "inlined_paths", "modules_of"]
 
 
 Modules = Mapping[str, nn.Module]
@@ -35,16 +35,17 @@ class Capture:
 
     `mode` is the mode that the graph is frozen to, or None where it follows ``train()`` and ``eval()``; `reason` says
     what froze it. `path` is the name of the captured submodule, "" for the whole model. `pinned` names tensors that
-    have to keep their shape, and why.
+    have to keep their shape, and why. `admits` says in words what inputs an exported graph takes.
     """
 
     root: nn.Module
     graph: fx.Graph
-    how: Literal["trace", "graph"]
+    how: Literal["trace", "export", "graph"]
     mode: Literal["train", "eval"] | None = None
     reason: str = ""
     path: str = ""
     pinned: Mapping[str, str] = field(default_factory=dict)
+    admits: str = ""
 
     @cached_property
     def modules(self) -> Modules:
@@ -92,9 +93,10 @@ def capture_model(
     root, pinned = clone_module(model, share_parameters), pinned or {}
     if isinstance(root, fx.GraphModule):
         mode = getattr(root, "captured_mode", None)
-        return Capture(root, copy.deepcopy(root.graph), "graph", mode, path=path, pinned=pinned)
+        reason = "the graph holds it" if mode else ""
+        return Capture(root, copied_graph(root.graph), "graph", mode, reason, path, pinned)
     opened |= {name.rpartition(".")[0] for name in pinned}
-    held = _held_arguments(model, sample)
+    held = held_arguments(model, sample)
     asked: Literal["train", "eval"] = "train" if model.training else "eval"
     with preserved_random_state() as state:
         once = functools.partial(_trace, root, held, opened, state)
@@ -104,6 +106,18 @@ def capture_model(
             reason, trace = _of_both_modes(root, once, trace)
     vars(root).update(trace.constants)
     return Capture(root, trace.graph, "trace", asked if reason else None, reason, path, pinned)
+
+
+def capture_export(model: nn.Module, sample: Sample, *, open_only: bool = False) -> Capture:
+    """Capture `model` by ``torch.export``; with `open_only`, in no way that bakes the sample's sizes in.
+
+    Raises:
+        CaptureError: it can't be exported; says where, and what to try.
+    """
+    exported = export_graph(model, sample, open_only=open_only)
+    root = clone_module(model, share_parameters)
+    vars(root).update(exported.trace.constants)
+    return Capture(root, exported.trace.graph, "export", exported.mode, exported.reason, admits=exported.admits)
 
 
 def _of_both_modes(root: nn.Module, trace: Callable[..., Trace], as_it_is: Trace) -> tuple[str, Trace]:
@@ -127,29 +141,6 @@ def _frozen_by(root: nn.Module) -> tuple[str, Literal["train", "eval"]] | None:
         if mode in ("train", "eval"):
             return f"{name} was captured in {mode} mode only", mode
     return None
-
-
-def _held_arguments(model: nn.Module, sample: Sample | None) -> dict[str, Any]:
-    """Arguments that steer forward rather than flow through it: flags, None, and whatever the sample leaves out."""
-    signature = inspect.signature(type(model).forward)
-    if sample is None:
-        given: dict[str, Any] = {}
-    else:
-        try:
-            given = dict(signature.bind(model, *sample.args, **sample.kwargs).arguments)
-        except TypeError as error:
-            raise ValueError(
-                f"sample_inputs don't fit {type(model).__name__}.forward{signature}: {error}; given: {sample}"
-            ) from None
-    held = {}
-    for name, parameter in list(signature.parameters.items())[1:]:
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            continue
-        if name not in given and parameter.default is not parameter.empty:
-            held[name] = parameter.default
-        elif name in given and isinstance(given[name], (bool, str, type(None))):
-            held[name] = given[name]
-    return held
 
 
 def _trace(
@@ -198,14 +189,6 @@ def _has_memory(root: nn.Module, what: str) -> str:
     )
 
 
-def where_in_user_code(error: BaseException) -> str:
-    """The innermost line of the user's own code that an error passed through, or ""."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if is_users_file(f.filename)]
-    if not frames:
-        return ""
-    return f"{frames[-1].filename}:{frames[-1].lineno}, in {frames[-1].name}: {frames[-1].line}"
-
-
 def _explain(root: nn.Module, error: Exception) -> str:
     where = where_in_user_code(error)
     seen = " ".join(str(error).split())
@@ -225,11 +208,3 @@ def inlined_paths(modules: Modules, graph: fx.Graph) -> set[str]:
     paths = {str(entry[0]) for stack in stacks for entry in stack}
     called = {str(node.target) for node in graph.find_nodes(op="call_module")}
     return (paths - called - {""}) & modules.keys()
-
-
-def fetch(root: nn.Module, target: str) -> Any:
-    """What a ``get_attr`` node with this target reads."""
-    value: Any = root
-    for atom in target.split("."):
-        value = getattr(value, atom)
-    return value

@@ -22,7 +22,7 @@ class _Flag:
     """Stands for an argument that is True in the training graph and False in the evaluation graph."""
 
 
-class _DiffersError(Exception):
+class DiffersError(Exception):
     """Two graphs differ by more than the mode; says how."""
 
 
@@ -30,7 +30,7 @@ def difference(one: Trace, other: Trace) -> str | None:
     """How two traces differ, in words; None if they are the same graph."""
     try:
         flagged = _flagged(one, other)
-    except _DiffersError as error:
+    except DiffersError as error:
         return str(error)
     return f"an argument of {next(iter(flagged)).name} follows the mode" if flagged else None
 
@@ -48,14 +48,14 @@ def follows_mode(training: Trace, evaluation: Trace, flagged: Trace) -> str | No
         expected = _flagged(training, evaluation)
         nodes = [node for node in flagged.graph.nodes if not is_flag(node)]
         if len(nodes) != len(training.graph.nodes):
-            raise _DiffersError("forward does something else where its mode is asked for by identity")
+            raise DiffersError("forward does something else where its mode is asked for by identity")
         same: dict[fx.Node, fx.Node] = {}
         for ours, theirs in zip(training.graph.nodes, nodes, strict=True):
             _require_same_target(training, ours, flagged, theirs)
             arguments = expected.get(ours, (ours.args, ours.kwargs))
             _merge(arguments, (theirs.args, theirs.kwargs), same, ours)
             same[theirs] = ours
-    except _DiffersError as error:
+    except DiffersError as error:
         return str(error)
     return None
 
@@ -71,7 +71,7 @@ def _flagged(training: Trace, evaluation: Trace) -> dict[fx.Node, tuple[Any, Any
     same: dict[fx.Node, fx.Node] = {}
     if len(training.graph.nodes) != len(evaluation.graph.nodes):
         counts = len(training.graph.nodes), len(evaluation.graph.nodes)
-        raise _DiffersError(f"{counts[0]} operations in training mode, {counts[1]} in evaluation mode")
+        raise DiffersError(f"{counts[0]} operations in training mode, {counts[1]} in evaluation mode")
     for ours, theirs in zip(training.graph.nodes, evaluation.graph.nodes, strict=True):
         _require_same_target(training, ours, evaluation, theirs)
         arguments = _merge((ours.args, ours.kwargs), (theirs.args, theirs.kwargs), same, ours)
@@ -97,18 +97,19 @@ def _merge(ours: Any, theirs: Any, same: Mapping[fx.Node, fx.Node], node: fx.Nod
         return _Flag()
     elif type(ours) is type(theirs) and (ours == theirs or ours != ours):
         return ours
-    raise _DiffersError(f"an argument of {node.name} is {ours!r} in training mode, {theirs!r} in evaluation mode")
+    raise DiffersError(f"an argument of {node.name} is {ours!r} in training mode, {theirs!r} in evaluation mode")
 
 
 def _require_same_target(one: Trace, ours: fx.Node, other: Trace, theirs: fx.Node) -> None:
     same = ours.op == theirs.op and (ours.target == theirs.target or ours.op in ("placeholder", "output"))
     if same and ours.op == "get_attr" and ours.target in one.constants and theirs.target in other.constants:
-        same = _equal(one.constants[str(ours.target)], other.constants[str(theirs.target)])
+        same = equal_constants(one.constants[str(ours.target)], other.constants[str(theirs.target)])
     if not same:
-        raise _DiffersError(
+        raise DiffersError(
             f"{ours.name} ({ours.target}) in training mode is {theirs.name} ({theirs.target}) in evaluation mode"
         )
 
 
-def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+def equal_constants(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two graphs read the same numbers, NaNs included."""
     return a.shape == b.shape and a.dtype == b.dtype and bool(((a == b) | ((a != a) & (b != b))).all())

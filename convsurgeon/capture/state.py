@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,12 +18,14 @@ from torch.nn.modules import module as torch_module
 class Leftovers:
     """What a trace left: nothing, for most models.
 
-    `proxies`: the first attribute that holds a value of the trace, or None. `changed`: whether any was changed at all.
-    `drew`: whether a generator was drawn from. `constants`: the tensors that tracing stowed away on the root, by name.
+    `proxies`: the first attribute that holds a value of the trace, or None. `changed`: whether anything was changed at
+    all, and `attribute` the first attribute that was. `drew`: whether a generator was drawn from. `constants`: the
+    tensors that tracing stowed away on the root, by name.
     """
 
     proxies: str | None = None
     changed: bool = False
+    attribute: str | None = None
     drew: bool = False
     constants: dict[str, torch.Tensor] = field(default_factory=dict)
 
@@ -52,29 +56,51 @@ def in_mode(root: nn.Module, mode: bool | None, *, flagged: bool = False) -> Ite
             module.__dict__["training"] = own
 
 
-@contextmanager
-def undone(root: nn.Module) -> Iterator[Leftovers]:
-    """Inside, forward may leave what it wants in its modules; afterwards they are as before, and the leftovers told."""
-    modules = list(_modules(root))
-    before = [(vars(m).copy(), m._buffers.copy(), m._parameters.copy()) for _, m in modules]
-    versions = [(tensor, version_of(tensor)) for tensor in _tensors(root)]
-    streams = [(stream, stream.get_state()) for _, m in modules for stream in _generators(m)]
-    found = Leftovers()
-    try:
-        yield found
-        for (name, module), (attributes, buffers, _) in zip(modules, before, strict=True):
+class _Snapshot:
+    """What the modules of a tree hold, to tell what changed, and to put it back."""
+
+    def __init__(self, root: nn.Module) -> None:
+        self._modules = list(_modules(root))
+        self._before = [(vars(m).copy(), m._buffers.copy(), m._parameters.copy()) for _, m in self._modules]
+        self._versions = [(tensor, version_of(tensor)) for tensor in _tensors(root)]
+        self._streams = [(stream, stream.get_state()) for _, m in self._modules for stream in _generators(m)]
+
+    def note(self, found: Leftovers) -> None:
+        """Tell `found` what is no longer as it was."""
+        for (name, module), (attributes, buffers, _) in zip(self._modules, self._before, strict=True):
             _note_changes(name, module, attributes, found)
             found.changed |= any(module._buffers.get(key) is not value for key, value in buffers.items())
-        found.changed |= any(version_of(tensor) != version for tensor, version in versions)
-        found.drew = any(not torch.equal(stream.get_state(), state) for stream, state in streams)
-    finally:
-        for (_, module), (attributes, buffers, parameters) in zip(modules, before, strict=True):
+        found.changed |= any(version_of(tensor) != version for tensor, version in self._versions)
+        found.drew = any(not torch.equal(stream.get_state(), state) for stream, state in self._streams)
+
+    def restore(self) -> None:
+        """Put every attribute, buffer and parameter object back."""
+        for (_, module), (attributes, buffers, parameters) in zip(self._modules, self._before, strict=True):
             vars(module).clear()
             vars(module).update(attributes)
             module._buffers.clear()
             module._buffers.update(buffers)
             module._parameters.clear()
             module._parameters.update(parameters)
+
+
+@contextmanager
+def noticed(root: nn.Module) -> Iterator[Leftovers]:
+    """Inside, forward may leave what it wants in its modules; afterwards the leftovers are told, and stay."""
+    before, found = _Snapshot(root), Leftovers()
+    yield found
+    before.note(found)
+
+
+@contextmanager
+def undone(root: nn.Module) -> Iterator[Leftovers]:
+    """Inside, forward may leave what it wants in its modules; afterwards they are as before, and the leftovers told."""
+    before, found = _Snapshot(root), Leftovers()
+    try:
+        yield found
+        before.note(found)
+    finally:
+        before.restore()
 
 
 @contextmanager
@@ -98,6 +124,11 @@ def version_of(tensor: torch.Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
+def fetch(root: nn.Module, target: str) -> Any:
+    """What a ``get_attr`` node with this target reads."""
+    return operator.attrgetter(target)(root)
+
+
 def _modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return ((name, m) for name, m in root.named_modules() if not isinstance(m, torch.jit.ScriptModule))
 
@@ -105,15 +136,32 @@ def _modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def _note_changes(name: str, module: nn.Module, attributes: dict[str, Any], found: Leftovers) -> None:
     computed = {getattr(hook, "name", None) for hook in module._forward_pre_hooks.values()}
     for key, value in vars(module).items():
-        if key in attributes and attributes[key] is value:
+        if key in attributes and _is_same(attributes[key], value):
             continue
         if name == "" and key not in attributes and key.startswith("_") and isinstance(value, torch.Tensor):
             found.constants[key] = value
+        elif key in computed:
+            continue
         elif _holds_proxy(value):
-            if key not in computed:
-                found.proxies = found.proxies or f"{name}.{key}".removeprefix(".")
+            found.proxies = found.proxies or f"{name}.{key}".removeprefix(".")
         else:
             found.changed = True
+            found.attribute = found.attribute or f"{name}.{key}".removeprefix(".")
+
+
+def _is_same(before: Any, now: Any) -> bool:
+    """Whether an attribute holds what it did; torch.export puts new containers in the place of equal ones."""
+    if before is now:
+        return True
+    if type(before) is not type(now):
+        return False
+    if isinstance(now, (list, tuple)):
+        return len(before) == len(now) and all(map(_is_same, before, now))
+    if isinstance(now, dict):
+        return list(before) == list(now) and all(map(_is_same, before.values(), now.values()))
+    if isinstance(now, weakref.ref):
+        return before() is now()
+    return isinstance(now, (bool, int, float, str)) and bool(before == now)
 
 
 def _tensors(root: nn.Module) -> Iterator[torch.Tensor]:

@@ -8,7 +8,8 @@ import linecache
 import os
 import sys
 import sysconfig
-from collections.abc import Callable, Container, Iterator, Mapping
+import traceback
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -16,7 +17,9 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
+from convsurgeon.capture.arguments import default_of, hold, plain
 from convsurgeon.capture.state import ModeFlag
 
 _LIBRARIES = tuple(
@@ -50,21 +53,6 @@ class StateProxy(fx.Proxy):
 
     def numel(self) -> int:
         return self.tensor.numel()
-
-
-def hold(value: Any, expected: Any, name: str) -> None:
-    """Refuse an argument that the graph was not captured for; stands in captured graphs.
-
-    Raises:
-        ValueError: `value` is not the `expected` one.
-    """
-    if value is expected or (isinstance(value, float) and value != value and expected != expected):
-        return
-    if expected is None or isinstance(value, torch.Tensor) or value != expected:
-        raise ValueError(
-            f"argument '{name}' was {expected!r} when the model was captured, and the graph holds it at that; "
-            "convert the model again with a sample that gives it"
-        )
 
 
 class ModelTracer(fx.Tracer):
@@ -102,9 +90,11 @@ class ModelTracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if module_qualified_name in self._opened:
             return False
+        if isinstance(m, ParametrizationList):
+            return not _is_weight_norm(m)
         if isinstance(m, torch.jit.ScriptModule) or (has_hooks(m) and m is not self.root):
             return not _is_weight_normed(m)
-        return computes_as_its_layer(m) and not _is_weight_normed(m)
+        return computes_as_its_layer(m) and not _is_weight_normed(m) and not _convolves_with_computed_weight(m)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
         name = self._names.get(id(attr_val)) if isinstance(attr_val, torch.Tensor) else None
@@ -151,24 +141,11 @@ class ModelTracer(fx.Tracer):
             return arg
         name = str(arg.node.target)
         value = self._held[name]
-        self.create_proxy("call_function", hold, (arg, value if _is_plain(value) else None, name), {})
+        self.create_proxy("call_function", hold, (arg, plain(value), name), {})
         return value
 
     def _proxy_placeholder(self, name: str, concrete_args: Any, sig: inspect.Signature, fn_for_analysis: Any) -> Any:
-        parameter = sig.parameters[name.lstrip("*")]
-        if name.startswith("*") or parameter.default is parameter.empty:
-            return super()._proxy_placeholder(name, None, sig, fn_for_analysis)
-        followed = list(sig.parameters.values())[list(sig.parameters).index(name) + 1 :]
-        required = any(p.default is p.empty and p.kind is p.KEYWORD_ONLY for p in followed)
-        default = parameter.default if _is_plain(parameter.default) else None
-        return self.create_proxy("placeholder", name, () if required else (default,), {})
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether a default or a held argument can be written into a graph."""
-    if isinstance(value, (tuple, list)):
-        return type(value) in (tuple, list) and all(map(_is_plain, value))
-    return isinstance(value, (bool, int, float, complex, str, type(None), torch.dtype, torch.device))
+        return self.create_proxy("placeholder", name, default_of(sig, name), {})
 
 
 def computes_as_its_layer(module: nn.Module) -> bool:
@@ -191,12 +168,12 @@ def _class_computes_as_its_layer(kind: Any) -> bool:
     return kind.__module__.startswith("torch.nn") and not issubclass(kind, fx.GraphModule)
 
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether something is called with this module's inputs, outputs or their gradients."""
-    return any(vars(module).get(hooks) for hooks in _HOOKS)
+    return any(vars(module).get(hooks) for hooks in HOOKS)
 
 
 def _autocast() -> tuple[bool, bool]:
@@ -227,7 +204,16 @@ def _is_weight_normed(module: nn.Module) -> bool:
     if hooks:
         return not module._forward_hooks and all(type(hook).__name__ == "WeightNorm" for hook in hooks)
     lists = getattr(module, "parametrizations", {})
-    return bool(lists) and all(type(p).__name__ == "_WeightNorm" for plist in lists.values() for p in plist)
+    return bool(lists) and all(map(_is_weight_norm, lists.values()))
+
+
+def _is_weight_norm(parametrizations: Iterable[nn.Module]) -> bool:
+    return all(type(one).__name__ == "_WeightNorm" for one in parametrizations)
+
+
+def _convolves_with_computed_weight(module: nn.Module) -> bool:
+    """Whether `module` is a convolution whose parametrization is called by itself, and its weight 2-D from there on."""
+    return isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)) and is_parametrized(module)
 
 
 @contextmanager
@@ -271,3 +257,11 @@ def is_users_file(file: str) -> bool:
 def _is_installed_apart(file: str) -> bool:
     """Whether a file below the standard library's folder is an installed package other than torch."""
     return "site-packages" in file and not file.startswith(_LIBRARIES[:2])
+
+
+def where_in_user_code(error: BaseException) -> str:
+    """The innermost line of the user's own code that an error passed through, or ""."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if is_users_file(f.filename)]
+    if not frames:
+        return ""
+    return f"{frames[-1].filename}:{frames[-1].lineno}, in {frames[-1].name}: {frames[-1].line}"

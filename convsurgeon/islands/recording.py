@@ -81,7 +81,9 @@ def _recorder(forward: Callable[..., Any], path: str, recording: Recording, stac
         finally:
             stack.pop()
         if before is not None:
-            kept.append(Call(before[0], pytree.tree_map_only(torch.Tensor, copied, output), before[1]))
+            kept.append(
+                Call(before[0], pytree.tree_map_only(torch.Tensor, copied, output), before[1], RandomState.capture())
+            )
         return output
 
     return recorded

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from torch import fx
-from torch.utils import _pytree as pytree
 
 from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Capture
@@ -15,6 +14,7 @@ from convsurgeon.planning.plan import Border, Port
 from convsurgeon.planning.values import Forms
 from convsurgeon.rules import Lowered
 from convsurgeon.spellings import module_of, operator_name
+from convsurgeon.structure import named_leaves
 
 
 class Ends:
@@ -91,9 +91,9 @@ class Ends:
             if node in self._forms.two_d:
                 yield self._port("input", str(node.target), node)
         (output,) = graph.find_nodes(op="output")
-        for path, leaf in pytree.tree_flatten_with_path(graph.process_outputs(output.args[0]))[0]:
+        for path, leaf in named_leaves(graph.process_outputs(output.args[0])):
             if leaf in self._forms.two_d:
-                yield self._port("output", f"output{pytree.keystr(path)}", leaf)
+                yield self._port("output", f"output{path}", leaf)
 
     def _port(self, kind: Literal["input", "output"], name: str, node: fx.Node) -> Port:
         assert self._facts is not None

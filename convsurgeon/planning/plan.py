@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from convsurgeon.axis import UnitAxis
@@ -15,21 +16,26 @@ class CaptureNote:
     """How the model became a graph, or graphs.
 
     `mode`: the one it is frozen to, None where it follows train() and eval(). `islands`: the submodules that became
-    graphs, where the whole model didn't; `failed`: why it didn't.
+    graphs, where the whole model didn't. `before`: what was done or tried before, and why it failed. `admits`: what
+    inputs an exported graph takes.
     """
 
-    how: Literal["trace", "graph", "islands"]
+    how: Literal["trace", "export", "graph", "islands"]
     mode: Literal["train", "eval"] | None
     reason: str
     islands: tuple[str, ...] = ()
-    failed: str = ""
+    before: tuple[str, ...] = ()
+    admits: str = ""
 
     def __str__(self) -> str:
         if self.how == "islands":
             several = f"{len(self.islands)} of its modules as graphs" if self.islands else "no module as a graph"
-            return f"islands: the model's own Python, with {several}" + (f" ({self.failed})" if self.failed else "")
-        text = {"trace": "torch.fx symbolic trace", "graph": "a GraphModule, as it came in"}[self.how]
-        return text if self.mode is None else f"{text}, in {self.mode} mode only: {self.reason}"
+            return f"islands: the model's own Python, with {several}"
+        text = {"trace": "torch.fx symbolic trace", "export": "torch.export", "graph": "a graph, as it came in"}[
+            self.how
+        ]
+        admits = f", for inputs of {textwrap.shorten(self.admits, 240)}" if self.admits else ""
+        return f"{text}{admits}" + ("" if self.mode is None else f", in {self.mode} mode only: {self.reason}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +134,18 @@ class Plan:
         """The convolutions among the lifted operators."""
         return tuple(operator for operator in self.lifted if operator.rule.startswith("conv"))
 
+    def after(self, before: Sequence[str]) -> Plan:
+        """The same plan, which tells what was done or tried before its capture."""
+        return replace(self, capture=replace(self.capture, before=tuple(before)))
+
     @classmethod
     def of_islands(
-        cls, plans: Mapping[str, Plan], alone: Sequence[Kept], in_place: tuple[str, ...], failed: str, **options: Any
+        cls, plans: Mapping[str, Plan], alone: Sequence[Kept], in_place: tuple[str, ...], **options: Any
     ) -> Plan:
         """The plans of islands, by name, as one; `alone` are the convolutions that are in none."""
         each = plans.values()
         return cls(
-            capture=CaptureNote("islands", None, "", tuple(plans), failed),
+            capture=CaptureNote("islands", None, "", tuple(plans)),
             ports=(),
             lifted=tuple(one for plan in each for one in plan.lifted),
             borders=tuple(one for plan in each for one in plan.borders),

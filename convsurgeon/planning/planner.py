@@ -41,7 +41,7 @@ def make_plan(
     ends = Ends(capture, facts, axis, forms, open_ends=io == "2d")
     steps = {node.name: forms.lifted[node] for node in capture.graph.nodes if node in forms.lifted}
     return Plan(
-        capture=CaptureNote(capture.how, capture.mode, capture.reason),
+        capture=CaptureNote(capture.how, capture.mode, capture.reason, admits=capture.admits),
         lift="regions" if regions else "ops",
         io=io,
         unit_axis=unit_axis,
@@ -154,8 +154,10 @@ def _kept(
             continue
         reason = survey.refusals.get(node, "lifting it would add borders, or no convolution is near")
         operator = operator_name(node, capture.modules)
+        candidate = survey.candidates.get(node)
+        asks = candidate is not None and candidate.rule.query
         touches = any(has_form(one, facts, axis) for one in (node, *node.all_input_nodes))
-        if touches and (regions or "conv" in operator.lower()):
+        if touches and not asks and (regions or "conv" in operator.lower()):
             kept.append(Kept(node.name, capture.qualified(module_of(node)), operator, reason, _source(node)))
     return kept
 

@@ -54,6 +54,11 @@ class Selection:
                     raise ValueError(f"{argument} has {glob!r}, which matches no module; {_some(names)}")
         return cls(_pattern(include), _pattern(exclude) if exclude else None, tuple(include), tuple(exclude), names)
 
+    @classmethod
+    def unchecked(cls, include: Sequence[str], exclude: Sequence[str]) -> Selection:
+        """The globs, where not all names are known: one graph of several has but some of a model's modules."""
+        return cls(_pattern(include), _pattern(exclude) if exclude else None, tuple(include), tuple(exclude), {})
+
     def refuses(self, node: fx.Node, *, convolution: bool) -> str | None:
         """Why `node` may not be lifted, or None."""
         if self.excluded is None and self.include == ("*",):

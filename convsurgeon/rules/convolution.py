@@ -37,3 +37,22 @@ def lift_conv_transpose1d(conv: Arguments, axis: UnitAxis) -> Lifted | Refusal:
         dilation=axis.steps(conv.dilation),
         output_size=None if conv.output_size is None else size_asked_for(conv.output_size, axis),
     )
+
+
+@rule("convolution", lifts=("input", "weight"), must=True, contiguous=True)
+def lift_convolution(conv: Arguments, axis: UnitAxis) -> Lifted | Refusal:
+    """``convolution``, whose rank is its input's, is the same on (N, C, 1, L) with a (1, K) kernel, transposed or not.
+
+    Limits: the input is (N, C, L).
+    """
+    if conv.input is None:
+        return Refusal("the rank of its input was not observed")
+    if conv.input.rank != 3:
+        return Refusal(f"its input has rank {conv.input.rank}; (N, C, L) is lifted")
+    return Lifted(
+        "convolution",
+        stride=axis.steps(conv.stride),
+        padding=axis.pair(conv.padding, unit=0),
+        dilation=axis.steps(conv.dilation),
+        output_padding=axis.pair(conv.output_padding, unit=0),
+    )

@@ -59,6 +59,7 @@ def lift_max_unpool(pool: Arguments, axis: UnitAxis) -> Lifted | Refusal:
 
 
 def _window(pool: Arguments, axis: UnitAxis) -> dict[str, Any]:
-    """The window and its stride; no stride is the window's own, on both axes."""
+    """The window and its stride; where none is given it is the window's own, on both axes."""
     stride = pool.stride or (pool.kernel_size if axis.square else None)
-    return {"kernel_size": axis.pair(pool.kernel_size, unit=1), "stride": axis.steps(stride)}
+    given = {"stride": axis.steps(stride)} if stride else {}
+    return {"kernel_size": axis.pair(pool.kernel_size, unit=1), **given}

@@ -16,6 +16,12 @@ def lift_size(ask: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     return Lowered("size", position=axis.position)
 
 
+@rule("sym_size", query=True)
+def lift_sym_size(ask: Arguments, axis: UnitAxis) -> Lifted | Refusal:
+    """``sym_size`` along axis `dim` is the size along where `dim` stands."""
+    return Lowered("size", dim=axis.lifted_axis(ask.dim, ask.input.rank))
+
+
 @rule("getattr", query=True, unpacks=True)
 def lift_attribute(ask: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     """The attributes ``shape``, ``ndim``, ``dtype`` and ``device`` of a value are those of the 1-D one.

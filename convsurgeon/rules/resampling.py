@@ -35,5 +35,16 @@ def lift_interpolate(resample: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     )
 
 
+@rule("upsample1d", contiguous=True)
+def lift_upsample(resample: Arguments, axis: UnitAxis) -> Lifted | Refusal:
+    """``upsample1d`` by scale s or to L' is that of both spatial axes by (1, s) or to (1, L')."""
+    size, scale = resample.output_size, resample.scale_factors
+    return Lifted(
+        "upsample2d",
+        output_size=None if size is None else axis.pair(tuple(size), unit=1),
+        scale_factors=None if scale is None else axis.pair(tuple(scale), unit=1.0),
+    )
+
+
 def _listed(value: Any) -> Any:
     return value if isinstance(value, (tuple, list)) else (value,)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from convsurgeon.rules.base import RULES
-from convsurgeon.spellings import FUNCTIONS, METHODS, MODULES
+from convsurgeon.spellings import ATEN_ALONE, FUNCTIONS, METHODS, MODULES, packets_of
 
 _OPERATORS = {operator.getitem: "x[...]", getattr: "x.shape", operator.matmul: "x @ w"}
 
@@ -47,6 +47,7 @@ def rules_table() -> str:
 
 
 def _spellings(name: str) -> Iterator[str]:
+    yield from (f"aten.{packet}" for packet in packets_of(name) if name in ATEN_ALONE)
     yield from (f"nn.{row.layer.__name__}" for row in MODULES if row.operator == name)
     yield from (_function(target) for target, row in FUNCTIONS.items() if row.operator == name)
     yield from (f"x.{method}()" for method, row in METHODS.items() if row.operator == name)
@@ -56,7 +57,7 @@ def _function(target: Any) -> str:
     if target in _OPERATORS:
         return _OPERATORS[target]
     name = target.__name__
-    homes = {"F": F, "torch": torch, "torch.linalg": torch.linalg}
+    homes = {"F": F, "torch": torch, "torch.linalg": torch.linalg, "torch._C._nn": torch._C._nn}
     prefix, own = next(
         (prefix, known)
         for prefix, home in homes.items()

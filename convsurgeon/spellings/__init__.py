@@ -10,11 +10,13 @@ from torch import fx
 from convsurgeon.capture import Modules
 from convsurgeon.capture.tracer import has_hooks
 from convsurgeon.rules.base import Refusal
+from convsurgeon.spellings.aten import ATEN_ALONE, aten_spelling, is_aten, packets_of
 from convsurgeon.spellings.base import Call, Spelling, State, respell
-from convsurgeon.spellings.functions import FUNCTIONS, METHODS
+from convsurgeon.spellings.functions import FUNCTIONS, METHODS, name_of
 from convsurgeon.spellings.modules import MODULES, ModuleSpelling, module_spelling
 
 __all__ = [
+    "ATEN_ALONE",
     "FUNCTIONS",
     "METHODS",
     "MODULES",
@@ -23,9 +25,11 @@ __all__ = [
     "Spelling",
     "State",
     "has_state",
+    "is_aten",
     "is_torchs_own",
     "module_of",
     "operator_name",
+    "packets_of",
     "read",
     "respell",
 ]
@@ -35,7 +39,7 @@ def read(node: fx.Node, modules: Modules) -> Call | Refusal | None:
     """The node as an operator with named arguments; None if no table knows it, or why this one can't be read."""
     spelling: Any = None
     if node.op == "call_function":
-        spelling = FUNCTIONS.get(node.target)
+        spelling = FUNCTIONS.get(node.target) or aten_spelling(node.target)
     elif node.op == "call_method":
         spelling = METHODS.get(str(node.target))
     elif node.op == "call_module":
@@ -57,7 +61,7 @@ def operator_name(node: fx.Node, modules: Modules) -> str:
         return type(modules[str(node.target)]).__name__
     if node.op == "call_method":
         return str(node.target)
-    return str(getattr(node.target, "__name__", node.target))
+    return name_of(node.target)
 
 
 def module_of(node: fx.Node) -> str:

@@ -38,13 +38,18 @@ class FunctionSpelling:
 
     def lifted_name(self, way: Lifted) -> str:
         target = self.targets.get(type(way))
-        return "" if target is None else target.__name__
+        return "" if target is None else name_of(target)
 
     def lifted_target(self, node: fx.Node, way: Lifted) -> Any:
         return self.targets.get(type(way), node.target)
 
     def lift_module(self, module: nn.Module, changes: Mapping[str, Any], axis: UnitAxis) -> nn.Module | None:
         return None
+
+
+def name_of(target: Any) -> str:
+    """What a person would call a function: ``conv1d`` for every overload of it."""
+    return str(getattr(getattr(target, "overloadpacket", target), "__name__", target))
 
 
 def _row(operator: str, stub: Callable[..., Any], targets: Targets | None = None) -> FunctionSpelling:
@@ -135,6 +140,7 @@ FUNCTIONS: dict[Any, FunctionSpelling] = {
         "adaptive_max_pool1d", s.adaptive_pool, _to(F.adaptive_max_pool2d_with_indices)
     ),
     F.linear: _row("linear", s.linear),
+    torch._C._nn.pad: _row("pad", F.pad),
     operator.matmul: _row("matmul", s.matmul),
     **{copy: _row(copy.__name__, s.identity) for copy in (torch.clone, torch.detach)},
     torch.channel_shuffle: _row("channel_shuffle", s.channel_shuffle),

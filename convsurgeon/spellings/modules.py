@@ -10,10 +10,12 @@ from typing import Any
 
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Modules
-from convsurgeon.capture.tracer import computes_as_its_layer, has_hooks
+from convsurgeon.capture.tracer import HOOKS, computes_as_its_layer
 from convsurgeon.observe import Value
 from convsurgeon.rules.base import Lifted, Refusal
 from convsurgeon.scope import take_contents
@@ -54,9 +56,11 @@ class ModuleSpelling:
     def read(self, node: fx.Node, modules: Modules) -> Call:
         module = modules[str(node.target)]
         arguments = bind(self.signature, node)
+        computed = computed_by_hooks(module) or {}
         for name in self.tensors:
-            tensor = getattr(module, name)
-            arguments[name] = None if tensor is None else State(f"{node.target}.{name}", Value.of(tensor))
+            held = [(one, getattr(module, one)) for one in computed.get(name, (name,))]
+            states = [State(f"{node.target}.{one}", Value.of(tensor)) for one, tensor in held if tensor is not None]
+            arguments[name] = (states[0] if states else None) if len(states) < 2 else states
         arguments.update({name: getattr(module, name) for name in self.settings})
         return Call(self.operator, arguments, self)
 
@@ -75,6 +79,8 @@ class ModuleSpelling:
             attributes["output_padding"] = axis.pair(module.output_padding, unit=0)
             pads: Any = module._reversed_padding_repeated_twice
             attributes["_reversed_padding_repeated_twice"] = axis.pads(pads)
+            for name in {"weight"} & (computed_by_hooks(module) or {}).keys():
+                attributes[name] = axis.lift(getattr(module, name).detach())
         return lifted
 
 
@@ -129,16 +135,35 @@ MODULES: tuple[ModuleSpelling, ...] = (
 )
 
 
+def computed_by_hooks(module: nn.Module) -> dict[str, tuple[str, ...]] | None:
+    """What the hooks of `module` compute in front of each call: a parameter's name, and those that it is computed from.
+
+    Spectral norm reads a weight as a matrix, and pruning masks it: both do the same to it in 2-D. None where there are
+    other hooks.
+    """
+    hooks = list(module._forward_pre_hooks.values())
+    others = sum(bool(vars(module).get(kind)) for kind in HOOKS if kind != "_forward_pre_hooks")
+    found: dict[str, tuple[str, ...]] = {}
+    for hook in hooks:
+        if isinstance(hook, SpectralNorm):
+            found[hook.name] = (f"{hook.name}_orig",)
+        elif isinstance(hook, BasePruningMethod):
+            found[hook._tensor_name] = (f"{hook._tensor_name}_orig", f"{hook._tensor_name}_mask")
+    return None if others or len(found) < len(hooks) else found
+
+
 def module_spelling(module: nn.Module) -> ModuleSpelling | Refusal | None:
     """The row of this layer, None if there is none, or why this one can't be replaced."""
     row = next((row for row in MODULES if isinstance(module, row.layer)), None)
     if row is None:
         return None
-    name = type(module).__name__
-    if has_hooks(module):
+    name, layer, kind = type(module).__name__, row.layer, type(module)
+    computed = computed_by_hooks(module)
+    if computed is None:
         return Refusal(f"this {name} has hooks, which would see 2-D values")
-    if not computes_as_its_layer(module):
-        return Refusal(f"{name} computes something of its own on top of {row.layer.__name__}")
-    if any(name not in module._parameters for name in row.tensors):
+    if not computes_as_its_layer(module) or kind.forward is not layer.forward:
+        named = f"{kind.__module__}.{name}" if name == layer.__name__ else name
+        return Refusal(f"{named} computes something of its own on top of {layer.__name__}")
+    if any(name not in module._parameters and name not in computed for name in row.tensors):
         return Refusal(f"its parameters are computed ({name}), and it is called as a whole")
     return row

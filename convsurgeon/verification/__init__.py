@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from convsurgeon.capture import Capture, where_in_user_code
+from convsurgeon.capture import Capture
+from convsurgeon.capture.tracer import where_in_user_code
 from convsurgeon.cloning import clone_module, share_parameters
 from convsurgeon.converted import ConvertedModule
 from convsurgeon.errors import UnsupportedError

@@ -18,6 +18,7 @@ from convsurgeon.errors import UnsupportedError
 from convsurgeon.guard import WriteGuard
 from convsurgeon.rng import RandomState
 from convsurgeon.samples import Sample
+from convsurgeon.structure import named_leaves
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +61,8 @@ def run(module: nn.Module, sample: Sample, state: RandomState, *, gradients: boo
 
 def _leaves(name: str, value: Any, around: tuple[int, ...] = ()) -> Iterator[tuple[str, Any]]:
     """What was returned, leaf by leaf, by name; into dataclasses and other objects of the user's (caches) as well."""
-    for path, leaf in pytree.tree_flatten_with_path(value)[0]:
-        at = name + pytree.keystr(path)
+    for path, leaf in named_leaves(value):
+        at = name + path
         if id(leaf) in around:
             continue
         if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):

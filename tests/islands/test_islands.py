@@ -75,7 +75,7 @@ def test_the_largest_submodules_become_graphs_and_the_model_stays_its_own_class(
     model = Branching().eval()
     conversion = assert_converted(model, X)
     assert conversion.plan.capture.islands == ("blocks.0", "blocks.1", "out")
-    assert "if x.mean() > 1e9" in str(conversion.plan.capture)
+    assert "if x.mean() > 1e9" in " ".join(str(conversion).split())
     module = conversion.module
     assert type(module) is Branching
     assert isinstance(module.blocks[0], torch.fx.GraphModule)

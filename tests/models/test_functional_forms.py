@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from support import ranks_of_convolutions
 from torch import nn
 from torch.utils import _pytree as pytree
 
@@ -123,3 +124,22 @@ def test_torchs_samples_of_an_operator_between_convolutions(info: Any, record_pr
                 assert len([border for border in conversion.plan.borders if not border.constant]) == 2
     for name, count in tally.items():
         record_property(name, count)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's exporter warns of what these operators are made of
+@pytest.mark.parametrize("info", [i for i in op_db if i.name in NAMES], ids=lambda i: f"{i.name} {i.variant_test_name}")
+def test_the_same_as_exported_programs(info: Any) -> None:
+    """In ATen's spelling, the same samples come out equal, and every convolution is 2-D."""
+    torch.manual_seed(0)
+    samples, exported = models_of(info)[:6], 0
+    for at, (model, x) in enumerate(samples):
+        try:
+            program = torch.export.export(model, (x,), strict=False)
+        except Exception:  # what torch can't export, there is no program of
+            continue
+        exported += 1
+        conversion = convsurgeon.convert(program, unit_axis=(-2, -1)[at % 2])
+        torch.testing.assert_close(conversion.module(x), model(x), equal_nan=True)
+        assert {weight for _, weight in ranks_of_convolutions(conversion.module, x)} == {4}
+        torch.testing.assert_close(conversion.exported_program.module()(x), model(x), equal_nan=True)
+    assert exported or not samples

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from convsurgeon.axis import UnitAxis
 from convsurgeon.rules import RULES
-from convsurgeon.spellings import FUNCTIONS, METHODS, MODULES
+from convsurgeon.spellings import ATEN_ALONE, FUNCTIONS, METHODS, MODULES, aten_spelling, packets_of
 
 ROWS = [*FUNCTIONS.values(), *METHODS.values(), *MODULES]
 
@@ -21,7 +22,32 @@ def test_every_spelling_names_what_its_rule_lifts(row: Any) -> None:
 
 
 def test_every_rule_is_spelled_somehow() -> None:
-    assert {row.operator for row in ROWS} | {"pointwise"} == set(RULES)
+    assert {row.operator for row in ROWS} | {"pointwise", *ATEN_ALONE} == set(RULES)
+
+
+OVERLOADS = [
+    overload
+    for operator in RULES
+    for packet in packets_of(operator)
+    for name in getattr(torch.ops.aten, packet).overloads()
+    if "out" not in name
+    and "Dimname" not in str((overload := getattr(getattr(torch.ops.aten, packet), name))._schema)
+    and overload._schema.arguments[0].name in ("self", "input", "tensors")
+    and aten_spelling(overload) is not None
+]
+
+
+@pytest.mark.parametrize("overload", OVERLOADS, ids=str)
+def test_every_overload_names_what_its_rule_lifts_and_has_its_like_in_2d(overload: Any) -> None:
+    row = aten_spelling(overload)
+    assert row is not None
+    named = set(row.signature.parameters)
+    assert {"input", "tensors"} & named
+    assert set(RULES[row.operator].lifts) & named
+    for target in row.targets.values():
+        like = aten_spelling(target)
+        given = {a.name for a in target._schema.arguments}
+        assert like is not None or named - {"mode"} <= given | {"input", "sizes"}
 
 
 def built(layer: type[nn.Module]) -> nn.Module:

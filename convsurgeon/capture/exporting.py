@@ -1,0 +1,137 @@
+"""Exports a model by ``torch.export``: every axis dynamic if it can be, in the ways that torch has, one by one."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram, export
+from torch.fx.experimental import _config as symbolic_shapes
+from torch.utils import _pytree as pytree
+
+from convsurgeon.capture.limit import OutOfTime, time_limit
+from convsurgeon.samples import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to export, which may take so many seconds.
+
+    `dynamic`: every axis is left open that the model leaves open. `oblivious`: so is one of size 1 in the sample, which
+    torch bakes in otherwise; without it, a sample of batch 1 is doubled, if it is to be `doubled`.
+    """
+
+    name: str
+    strict: bool = False
+    dynamic: bool = True
+    oblivious: bool = True
+    doubled: bool = False
+    limit_s: float = 120.0
+
+
+OPEN_WAYS = (Way("non-strict", limit_s=20.0), Way("strict", strict=True, limit_s=20.0))
+"""The ways that bake no size in by themselves, and take as long as one would wait for one of several captures."""
+
+ALL_WAYS = (
+    Way("non-strict"),
+    Way("non-strict, with a batch of two", oblivious=False, doubled=True),
+    Way("strict", strict=True),
+    Way("non-strict, all sizes fixed", dynamic=False, oblivious=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A program of the model called with nothing but tensors, those in the sample, and the way that gave it."""
+
+    program: ExportedProgram
+    way: Way
+
+
+class ByLeaves(nn.Module):
+    """The model, called with the tensors of a sample alone; everything else in the sample is as it was."""
+
+    PREFIX = "model"
+
+    def __init__(self, model: nn.Module, sample: Sample) -> None:
+        super().__init__()
+        self.model = model
+        self._leaves, self._spec = pytree.tree_flatten((sample.args, dict(sample.kwargs)))
+
+    def forward(self, *tensors: torch.Tensor) -> Any:
+        given = iter(tensors)
+        leaves = [next(given) if isinstance(leaf, torch.Tensor) else leaf for leaf in self._leaves]
+        args, kwargs = pytree.tree_unflatten(leaves, self._spec)
+        return self.model(*args, **kwargs)
+
+
+def export_model(model: nn.Module, sample: Sample, ways: Sequence[Way]) -> Exported:
+    """Export `model`, which is used up: an export that fails may leave fake tensors in it.
+
+    Raises:
+        ExportFailed: none of the ways works.
+    """
+    failed: list[tuple[Way, BaseException]] = []
+    for way in ways:
+        if way.dynamic and any(isinstance(error, OutOfTime) for _, error in failed):
+            continue  # symbolic sizes are what takes time, in one way as in another
+        try:
+            with time_limit(way.limit_s), _quiet(), _oblivious() if way.oblivious else nullcontext():
+                return Exported(_exported(model, sample, way), way)
+        except (Exception, OutOfTime) as error:  # the user's forward and torch's tracer may raise anything
+            failed.append((way, error))
+    raise ExportFailed(failed)
+
+
+def _exported(model: nn.Module, sample: Sample, way: Way) -> ExportedProgram:
+    given = sample.map(_doubled) if way.doubled else sample
+    leaves = pytree.tree_leaves((given.args, dict(given.kwargs)))
+    tensors = tuple(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
+    shapes = {"tensors": tuple([Dim.AUTO] * tensor.dim() for tensor in tensors)} if way.dynamic else None
+    return export(ByLeaves(model, given), tensors, dynamic_shapes=shapes, strict=way.strict)
+
+
+def _doubled(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.cat([tensor, tensor]) if tensor.dim() and tensor.shape[0] == 1 else tensor
+
+
+class ExportFailed(Exception):
+    """No way to export worked; `failed` holds each with what it raised."""
+
+    def __init__(self, failed: Sequence[tuple[Way, BaseException]]) -> None:
+        super().__init__()
+        self.failed = failed
+
+    @property
+    def first(self) -> BaseException:
+        """What the first way raised, which tells most: the later ones give up dynamic axes, not what is exported."""
+        return self.failed[0][1]
+
+
+def _oblivious() -> Any:
+    config: Any = symbolic_shapes
+    return config.patch(backed_size_oblivious=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Inside, torch's own warnings and logs on exporting stay silent: what they tell is in the plan, or is raised."""
+    loggers = [logging.getLogger(name) for name in ("torch.export", "torch._export", "torch._dynamo", "torch.fx")]
+    levels = [logger.level for logger in loggers]
+    silent = io.StringIO()  # torch prints the whole graph where it fails
+    with warnings.catch_warnings(), redirect_stdout(silent), redirect_stderr(silent):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,196 @@
+"""Exported programs: one that came in as a module over its graph, and the converted module as a program again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from typing import Any, Literal
+
+import torch
+from torch import fx
+from torch._guards import detect_fake_mode
+from torch._ops import OpOverload
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ExportGraphSignature, InputKind, OutputKind, OutputSpec
+
+from convsurgeon.axis import UnitAxis
+from convsurgeon.capture import fetch
+from convsurgeon.capture.arguments import admit
+from convsurgeon.capture.guards import write_guards
+from convsurgeon.converted import ConvertedModule
+
+aten = torch.ops.aten
+_STATE = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
+_MUTATED = (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION, OutputKind.USER_INPUT_MUTATION)
+
+
+def module_of_program(program: ExportedProgram) -> fx.GraphModule:
+    """The program as a module that can be converted: weights by their names, checks of its inputs' sizes in the graph.
+
+    It shares its weights with the program.
+    """
+    module: fx.GraphModule = program.module(check_guards=False)
+    module._forward_pre_hooks.clear()  # torch's own check reads metadata that no converted graph has
+    inputs = module.graph.find_nodes(op="placeholder")
+    if inputs:
+        with module.graph.inserting_before(inputs[-1].next):
+            write_guards(list(_sizes(program)), inputs)
+    module.recompile()
+    mode = _mode(module.graph)
+    module.__dict__["captured_mode"] = mode
+    for one in module.modules():
+        one.__dict__["training"] = mode == "train"
+    return module
+
+
+def _mode(graph: fx.Graph) -> Literal["train", "eval"]:
+    """The mode that a program holds: training if anything in it trains."""
+    return "train" if any(map(_trains, graph.nodes)) else "eval"
+
+
+def _trains(node: fx.Node) -> bool:
+    """Whether a call has an argument ``train`` or ``training``, and it is True."""
+    if not isinstance(node.target, OpOverload):
+        return False
+    given = {**dict(zip((one.name for one in node.target._schema.arguments), node.args, strict=False)), **node.kwargs}
+    return given.get("train") is True or given.get("training") is True
+
+
+def _sizes(program: ExportedProgram) -> Iterator[str]:
+    """What the program's inputs may be, by their sizes: fixed ones, ranges, and those that equal each other."""
+    known: dict[str, str] = {}
+    signature = program.graph_signature
+    nodes = {node.name: node for node in program.graph.find_nodes(op="placeholder")}
+    inputs = [spec for spec in signature.input_specs if spec.kind is InputKind.USER_INPUT]
+    ranges = {str(symbol): bounds for symbol, bounds in program.range_constraints.items()}
+    for at, spec in enumerate(inputs):
+        value = nodes[spec.arg.name].meta.get("val")
+        for axis, size in enumerate(value.shape if isinstance(value, torch.Tensor) else ()):
+            here, text = f"L['tensors'][{at}].size()[{axis}]", str(size)
+            if text not in known and text in ranges:
+                known[text] = here
+                yield from (f"{here} >= {ranges[text].lower}",) if ranges[text].lower > 2 else ()
+                yield from (f"{here} <= {ranges[text].upper}",) if ranges[text].upper < 2**31 else ()
+            elif text in known or text.isdecimal():
+                yield f"{here} == {known.get(text, text)}"
+
+
+def program_of(module: ConvertedModule, program: ExportedProgram, moved: frozenset[str]) -> ExportedProgram:
+    """The converted module as a program of the same signature, names, dynamic shapes and constraints.
+
+    `moved` names the weights that have their 2-D shape; what `module` computes was made from `program`.
+    """
+    graph, signature = _Lifter(module, program, moved).lifted()
+    root = fx.GraphModule(module, graph)
+    inputs = [node.meta.get("val") for node in graph.find_nodes(op="placeholder")]
+    with detect_fake_mode(inputs) or nullcontext():
+        _Values(root).run(*inputs)
+    args, kwargs = program.example_inputs or ((), {})
+    return ExportedProgram(
+        root=root,
+        graph=root.graph,
+        graph_signature=signature,
+        state_dict={name: _held(module, name, value) for name, value in program.state_dict.items()},
+        range_constraints=copy.deepcopy(program.range_constraints),
+        module_call_graph=list(program.module_call_graph),
+        example_inputs=None if program.example_inputs is None else module.inputs_2d(*args, **kwargs),
+        constants={name: _held(module, name, value) for name, value in program.constants.items()},
+        verifiers=program.verifiers,
+    )
+
+
+class _Values(fx.Interpreter):
+    """Tells the values that are new in a graph, from those that are known, without data."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.op == "get_attr":
+            return super().run_node(n)
+        if "val" not in n.meta:
+            n.meta["val"] = super().run_node(n)
+        return n.meta["val"]
+
+
+def _held(module: ConvertedModule, name: str, value: Any) -> Any:
+    """What the converted module holds under a name of the program's, or what the program does."""
+    try:
+        return fetch(module, name)
+    except AttributeError:
+        return value
+
+
+class _Lifter:
+    """Writes a module's graph as a program's: every weight an input, every tensor that is written an output."""
+
+    def __init__(self, module: ConvertedModule, program: ExportedProgram, moved: frozenset[str]) -> None:
+        self._module = module
+        self._program = program
+        self._moved = moved
+        self._axis = UnitAxis(module.unit_axis)
+        self._written = {spec.target for spec in program.graph_signature.output_specs if spec.kind in _MUTATED}
+        self._graph = fx.Graph()
+        self._nodes: dict[fx.Node, fx.Node] = {}
+        self._state: dict[str, fx.Node] = {}
+
+    def lifted(self) -> tuple[fx.Graph, ExportGraphSignature]:
+        """The graph, and its signature."""
+        self._inputs()
+        dropped = self._checks()
+        written: dict[str, fx.Node] = {}
+        for node in self._module.graph.nodes:
+            if node.op in ("placeholder", "output") or node in dropped:
+                continue
+            if node.op == "get_attr" and str(node.target) in self._state:
+                self._nodes[node] = self._state[str(node.target)]
+            elif self._writes_back(node):
+                written[str(node.args[0].target)] = self._nodes[node.args[1]]
+            else:
+                self._nodes[node] = self._graph.node_copy(node, self._nodes.__getitem__)
+        return self._graph, self._signature(written)
+
+    def _inputs(self) -> None:
+        given = iter(self._module.graph.find_nodes(op="placeholder"))
+        old = {node.name: node for node in self._program.graph.find_nodes(op="placeholder")}
+        for spec in self._program.graph_signature.input_specs:
+            before = old[spec.arg.name]
+            new = self._graph.create_node("placeholder", before.target, name=spec.arg.name)
+            new.meta = dict(before.meta)
+            value = new.meta.get("val")
+            if spec.kind in _STATE:
+                self._state[str(spec.target)] = new
+                two_d = spec.target in self._moved
+            else:
+                node = next(given)
+                self._nodes[node] = new
+                two_d = node.target in self._module.inputs_in_2d
+            if two_d and isinstance(value, torch.Tensor):
+                new.meta["val"] = self._axis.lift(value)
+
+    def _checks(self) -> set[fx.Node]:
+        """The nodes that check the inputs: a program has its constraints for that."""
+        dropped: set[fx.Node] = set()
+        for node in reversed(self._module.graph.nodes):
+            asks = node.op.startswith("call") and not isinstance(node.target, OpOverload)
+            if node.target is admit or (asks and node.users and set(node.users) <= dropped):
+                dropped.add(node)
+        return dropped
+
+    def _writes_back(self, node: fx.Node) -> bool:
+        """Whether the node stands for an output of the program that is written to a buffer or an input."""
+        first = node.args[0] if node.target is aten.copy_.default else None
+        return isinstance(first, fx.Node) and str(first.target) in self._written and not node.users
+
+    def _signature(self, written: Mapping[str, fx.Node]) -> ExportGraphSignature:
+        (output,) = self._module.graph.find_nodes(op="output")
+        results: Any = output.args[0]
+        returned = iter(results if isinstance(results, (tuple, list)) else (results,))
+        old = self._program.graph_signature
+        values, specs = [], []
+        for spec in old.output_specs:
+            value = written[str(spec.target)] if spec.kind in _MUTATED else next(returned)
+            value = self._nodes.get(value, value) if isinstance(value, fx.Node) else value
+            values.append(value)
+            named = isinstance(value, fx.Node)
+            specs.append(OutputSpec(spec.kind, type(spec.arg)(value.name) if named else spec.arg, spec.target))
+        self._graph.output(tuple(values))
+        return ExportGraphSignature(list(old.input_specs), specs)

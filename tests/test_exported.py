@@ -1,0 +1,123 @@
+"""An exported program comes out as one, with the same signature and constraints; and other tools take it."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+import torch
+from support import ranks_of_convolutions
+from torch import nn
+from torch.export import Dim, ExportedProgram, export
+
+import convsurgeon
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(4, 8, 3, padding=1)
+        self.norm = nn.BatchNorm1d(8)
+        self.up = nn.ConvTranspose1d(8, 4, 4, stride=2, padding=1)
+        self.register_buffer("shift", torch.randn(1, 8, 1))
+
+    def forward(self, x: torch.Tensor, *, scale: float = 1.0) -> dict[str, Any]:
+        y = torch.relu(self.norm(self.conv(x)) + self.shift)
+        return {"up": self.up(y) * scale, "mean": (y.mean(-1), [y])}
+
+
+def exported(model: nn.Module, **options: Any) -> ExportedProgram:
+    shapes = {"x": {0: Dim("batch", max=64), 2: Dim("length", min=4, max=512)}, "scale": None}
+    return export(model, (torch.randn(2, 4, 16),), {"scale": 2.0}, dynamic_shapes=shapes, **options)
+
+
+@pytest.mark.parametrize("decomposed", [False, True])
+@pytest.mark.parametrize("unit_axis", [-2, -1])
+def test_a_program_comes_out_as_one(decomposed: bool, unit_axis: Any) -> None:
+    program = exported(Model().eval())
+    if decomposed:
+        program = program.run_decompositions()
+    conversion = convsurgeon.convert(program, unit_axis=unit_axis)
+    assert conversion.plan.capture.how == "graph"
+    result = conversion.exported_program
+    assert [spec.arg.name for spec in result.graph_signature.input_specs] == [
+        spec.arg.name for spec in program.graph_signature.input_specs
+    ]
+    assert result.graph_signature.parameters == program.graph_signature.parameters
+    assert list(result.state_dict) == list(program.state_dict)
+    assert result.range_constraints == program.range_constraints
+    assert result.call_spec == program.call_spec
+    assert result.state_dict["conv.weight"].shape == ((8, 4, 1, 3) if unit_axis == -2 else (8, 4, 3, 1))
+    for shape in ((2, 4, 16), (3, 4, 9)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(result.module()(x, scale=2.0), program.module()(x, scale=2.0))
+        torch.testing.assert_close(conversion.module(x, scale=2.0), program.module()(x, scale=2.0))
+    assert set(ranks_of_convolutions(result.module(), x, scale=2.0)) == {(4, 4)}
+    with pytest.raises(ValueError, match="captured for inputs with"):
+        conversion.module(torch.randn(2, 4, 600), scale=2.0)
+
+
+def test_a_program_that_writes_buffers_still_does() -> None:
+    program = exported(Model().train())
+    for given in (program, program.run_decompositions()):
+        conversion = convsurgeon.convert(given)
+        assert conversion.plan.capture.mode == "train"
+        result = conversion.exported_program
+        x = torch.randn(2, 4, 16)
+        ours, theirs = result.module(), given.module()
+        torch.testing.assert_close(ours(x, scale=2.0), theirs(x, scale=2.0))
+        state = conversion.weight_map.to_1d(ours.state_dict())
+        torch.testing.assert_close(state, dict(theirs.state_dict()))
+        assert state["norm.num_batches_tracked"] > 0
+
+
+def test_a_program_can_be_saved_and_decomposed() -> None:
+    result = convsurgeon.convert(exported(Model().eval())).exported_program
+    file = io.BytesIO()
+    torch.export.save(result, file)
+    file.seek(0)
+    x = torch.randn(2, 4, 16)
+    torch.testing.assert_close(torch.export.load(file).module()(x, scale=2.0), result.module()(x, scale=2.0))
+    names = {node.target for node in result.run_decompositions().graph.nodes}
+    assert torch.ops.aten.convolution.default in names
+
+
+def test_inputs_and_outputs_may_be_2d() -> None:
+    program = exported(Model().eval())
+    conversion = convsurgeon.convert(program, io="2d")
+    result = conversion.exported_program
+    x = torch.randn(2, 4, 16)
+    found = result.module()(x.unsqueeze(-2), scale=2.0)
+    torch.testing.assert_close(conversion.module.outputs_1d(found), program.module()(x, scale=2.0))
+
+
+def test_a_module_has_no_program() -> None:
+    conversion = convsurgeon.convert(nn.Conv1d(3, 3, 1).eval(), torch.randn(1, 3, 8))
+    with pytest.raises(AttributeError, match="no ExportedProgram came in"):
+        _ = conversion.exported_program
+
+
+class Frozen(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv1d(4, 4, 3), nn.Conv1d(4, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            x = self.stem(x)
+        return self.head(x)
+
+
+def test_a_region_without_gradient_stays_in_a_program_and_is_told_and_is_opened_in_a_model() -> None:
+    x = torch.randn(1, 4, 16)
+    model = Frozen().eval()
+    conversion = convsurgeon.convert(export(model, (x,)))
+    kept = conversion.plan.kept[0]
+    assert "a region of its own, which stays as it is, with 1 convolution in it" in kept.reason
+    torch.testing.assert_close(conversion.exported_program.module()(x), model(x))
+    whole = convsurgeon.convert(model, x, capture="export")
+    assert ranks_of_convolutions(whole.module, x) == [(4, 4), (4, 4)]
+    whole.module(x).sum().backward()
+    assert whole.module.stem.weight.grad is None
+    assert whole.module.head.weight.grad is not None
