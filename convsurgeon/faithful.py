@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.fx.immutable_collections import immutable_dict, immutable_list
+from torch.utils import _pytree as pytree
 
 from convsurgeon.capture import Capture
 from convsurgeon.capture.state import noticed
@@ -74,11 +75,18 @@ _PLAIN: dict[type, type] = {immutable_list: list, immutable_dict: dict}
 
 def _leaves(output: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """What is returned, by place, and the types of what it stands in: a subclass of dict is more than a dict."""
-    if not isinstance(output, (tuple, list, dict)):
-        yield path, output
-        return
+    if isinstance(output, dict):
+        parts = list(output.items())
+    elif isinstance(output, (tuple, list)):
+        parts = list(enumerate(output))
+    else:
+        leaves, spec = pytree.tree_flatten(output)
+        if spec.is_leaf():
+            yield path, output
+            return
+        parts = list(enumerate(leaves))
     yield f"{path}:", _PLAIN.get(type(output), type(output))
-    for key, one in output.items() if isinstance(output, dict) else enumerate(output):
+    for key, one in parts:
         yield from _leaves(one, f"{path}[{key!r}]")
 
 

@@ -26,12 +26,19 @@ _CHANGES: dict[str, tuple[Form, Form]] = {"lift": ("1d", "2d"), "lower": ("2d", 
 """The form that a border finds, and the one that it makes."""
 
 aten = torch.ops.aten
-_TORCH = {"lift": torch.unsqueeze, "lower": torch.squeeze, "contiguous": "contiguous", "clone": "clone"}
+_TORCH = {
+    "lift": torch.unsqueeze,
+    "lower": torch.squeeze,
+    "contiguous": "contiguous",
+    "clone": "clone",
+    "align": aten.slice.Tensor,
+}
 _ATEN = {
     "lift": aten.unsqueeze.default,
     "lower": aten.squeeze.dim,
     "contiguous": aten.contiguous.default,
     "clone": aten.clone.default,
+    "align": aten.slice.Tensor,
 }
 """What changes forms and layouts, in graphs of functions and methods, and in graphs of ATen's operators."""
 
@@ -179,10 +186,11 @@ class _GraphWriter:
         operand = self._forms[leaf, "2d"]
         restore = self._plan.restored.get((node.name, leaf.name))
         if restore is not None:
-            layout: dict[str, Any] = {"memory_format": torch.contiguous_format}
-            copy = self._spelled[restore]
-            op = "call_method" if isinstance(copy, str) else "call_function"
-            restored = self._new.create_node(op, copy, (operand,), layout if restore == "clone" else {})
+            layout: dict[str, Any] = {"memory_format": torch.contiguous_format} if restore == "clone" else {}
+            given = (operand, 0) if restore == "align" else (operand,)
+            change = self._spelled[restore]
+            op = "call_method" if isinstance(change, str) else "call_function"
+            restored = self._new.create_node(op, change, given, layout)
             operand = self._made(restored, node, step.rule.operator, "2d")
         return operand
 

@@ -11,6 +11,7 @@ from convsurgeon.capture import Capture
 from convsurgeon.lifting import Candidate, consider
 from convsurgeon.observe import Facts, has_form
 from convsurgeon.planning.ends import Ends
+from convsurgeon.planning.gradients import aligned_operands, refuse_misread_gradients
 from convsurgeon.planning.ownership import Ownership
 from convsurgeon.planning.plan import CaptureNote, Kept, LiftedOperator, Plan
 from convsurgeon.planning.selection import Selection
@@ -34,6 +35,7 @@ def make_plan(
     axis = UnitAxis(unit_axis, square)
     ownership = Ownership(capture)
     survey = _survey(capture, facts, axis, selection.inside(capture.path))
+    refuse_misread_gradients(survey, capture.graph, axis)
     _settle(survey, facts, ownership, capture)
     graph = ValueGraph(capture, facts, axis, survey, ownership, open_ends=io == "2d")
     regions = lift == "regions" and facts is not None
@@ -55,7 +57,10 @@ def make_plan(
         moved=graph.moved(forms),
         steps=steps,
         two_d=frozenset(node.name for node in forms.two_d),
-        restored=dict(restored_operands(survey.candidates, forms.lifted, capture.graph, facts, axis)),
+        restored={
+            **dict(restored_operands(survey.candidates, forms.lifted, capture.graph, facts, axis)),
+            **dict(aligned_operands(forms.lifted, capture.graph)),
+        },
     )
 
 

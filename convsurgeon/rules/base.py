@@ -90,7 +90,8 @@ class Rule:
     `lifts` names the operands that are in the 2-D form when the operator is (a lifted module's own weight among them);
     others stay as they are. `must`: the operator is why we are here, and runs lifted wherever it can. `contiguous`: the
     1-D operator makes contiguous what it is given, or what it returns; the 2-D one would see channels_last instead.
-    `query`: its answer is no tensor. `unpacks`: it may take a tuple of values apart.
+    `query`: its answer is no tensor. `unpacks`: it may take a tuple of values apart. `reorders`: a view whose gradient
+    has its axes in another order in memory. `trusts_gradient`: torch's kernel misreads such a gradient in 2-D.
     """
 
     operator: str
@@ -100,6 +101,8 @@ class Rule:
     contiguous: bool
     query: bool
     unpacks: bool
+    reorders: bool
+    trusts_gradient: bool
 
     @property
     def equation(self) -> str:
@@ -124,12 +127,14 @@ def rule(
     contiguous: bool = False,
     query: bool = False,
     unpacks: bool = False,
+    reorders: bool = False,
+    trusts_gradient: bool = False,
 ) -> Callable[[L], L]:
     """Register the decorated function as the rule of `operators`."""
 
     def register(lift: L) -> L:
         for operator in operators:
-            RULES[operator] = Rule(operator, lift, lifts, must, contiguous, query, unpacks)
+            RULES[operator] = Rule(operator, lift, lifts, must, contiguous, query, unpacks, reorders, trusts_gradient)
         return lift
 
     return register

@@ -6,7 +6,7 @@ from convsurgeon.axis import UnitAxis
 from convsurgeon.rules.base import Arguments, Lifted, Refusal, rule, size_asked_for
 
 
-@rule("batch_norm", contiguous=True)
+@rule("batch_norm", contiguous=True, trusts_gradient=True)
 def lift_batch_norm(norm: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     """``batch_norm`` of (N, C, L) normalises the same N * L numbers of a channel in (N, C, 1, L).
 

@@ -125,7 +125,7 @@ def lift_squeeze(op: Arguments, axis: UnitAxis) -> Ways | Refusal:
     return Lifted("squeeze", dim=lifted[0] if isinstance(op.dim, int) else tuple(lifted)), lowered
 
 
-@rule("transpose", "swapaxes", "swapdims")
+@rule("transpose", "swapaxes", "swapdims", reorders=True)
 def lift_transpose(op: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     """``transpose`` of (N, C, L) to (N, L, C) is that of (N, C, 1, L) to (N, L, 1, C): the unit axis keeps its place.
 
@@ -137,7 +137,7 @@ def lift_transpose(op: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     return Lifted("transpose", dim0=axis.lifted_axis(op.dim0, rank), dim1=axis.lifted_axis(op.dim1, rank))
 
 
-@rule("permute")
+@rule("permute", reorders=True)
 def lift_permute(op: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     """``permute`` orders the axes of (N, C, L) in (N, C, 1, L), where the unit axis keeps its place.
 

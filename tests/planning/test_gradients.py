@@ -1,0 +1,62 @@
+"""Gradients stay those of the original where views put axes in another order behind a batch norm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import convsurgeon
+
+BEHIND: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "transpose": lambda y: y.transpose(1, 2),
+    "permute": lambda y: y.permute(2, 0, 1),
+    "gelu": lambda y: F.gelu(y).transpose(-1, -2),
+    "dropout": lambda y: F.dropout(y, 0.0).transpose(-1, 1),
+    "residual": lambda y: (y + y.sigmoid()).permute(0, 2, 1),
+    "view": lambda y: y.unflatten(1, (2, 10)).flatten(1, 2).transpose(1, 2),
+}
+
+
+class Tagger(nn.Module):
+    def __init__(self, behind: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.conv, self.norm, self.linear = nn.Conv1d(4, 20, 3, padding=1), nn.BatchNorm1d(20), nn.Linear(20, 6)
+        self.behind = behind
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.linear(self.behind(self.norm(self.conv(x))))
+        return y
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("unit_axis", [-2, -1])
+@pytest.mark.parametrize("name", BEHIND)
+def test_a_batch_norm_in_front_of_reordered_axes_has_the_originals_gradients(
+    name: str, unit_axis: int, batch: int
+) -> None:
+    model, x = Tagger(BEHIND[name]), torch.randn(batch, 4, 5)
+    module = convsurgeon.convert(model, x, unit_axis=unit_axis).module
+    for train in (False, True):
+        convsurgeon.verify(model, module, x, gradients=True, train=train).require()
+
+
+def test_only_views_behind_a_batch_norm_are_aligned() -> None:
+    class Apart(Tagger):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.conv(self.norm(self.conv(x))[:, :4]).transpose(1, 2)
+            return y
+
+    x = torch.randn(2, 4, 5)
+    for kind, aligned in ((Tagger, 1), (Apart, 0)):
+        module = convsurgeon.convert(kind(BEHIND["transpose"]), x).module
+        assert len([node for node in module.graph.nodes if node.target is torch.ops.aten.slice.Tensor]) == aligned
+
+
+def test_with_the_unit_axis_last_the_norm_stays_and_says_why() -> None:
+    (norm, *_) = convsurgeon.plan(Tagger(BEHIND["transpose"]), torch.randn(2, 4, 5), unit_axis=-1).kept
+    assert norm.operator == "BatchNorm1d"
+    assert "gradients" in norm.reason
