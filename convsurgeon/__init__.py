@@ -7,17 +7,24 @@
 Conv2d(3, 8, kernel_size=(1, 5), stride=(1, 1))
 >>> conversion.verification.passed
 True
+
+Names are imported when they are first used: moving a safetensors checkpoint takes no torch.
 """
 
-from convsurgeon.conversion import Conversion, convert, plan
-from convsurgeon.converted import ConvertedModule
-from convsurgeon.errors import CaptureError, CheckpointError, ConvSurgeonError, EquivalenceError, UnsupportedError
-from convsurgeon.origin import Origin
-from convsurgeon.planning import Border, Kept, LiftedOperator, Plan
-from convsurgeon.samples import Sample
-from convsurgeon.scope import Scope
-from convsurgeon.verification import Comparison, Divergence, Tolerance, Verification, verify
-from convsurgeon.weight_map import WeightMap
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from convsurgeon.checkpoints import convert_checkpoint
+    from convsurgeon.conversion import Conversion, convert, plan
+    from convsurgeon.converted import ConvertedModule
+    from convsurgeon.errors import CaptureError, CheckpointError, ConvSurgeonError, EquivalenceError, UnsupportedError
+    from convsurgeon.origin import Origin
+    from convsurgeon.planning import Border, Kept, LiftedOperator, Plan
+    from convsurgeon.samples import Sample
+    from convsurgeon.scope import Scope
+    from convsurgeon.verification import Comparison, Divergence, Tolerance, Verification, verify
+    from convsurgeon.weight_map import WeightMap
 
 __all__ = [
     "Border",
@@ -40,8 +47,35 @@ __all__ = [
     "Verification",
     "WeightMap",
     "convert",
+    "convert_checkpoint",
     "plan",
     "verify",
 ]
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "checkpoints": ("convert_checkpoint",),
+    "conversion": ("Conversion", "convert", "plan"),
+    "converted": ("ConvertedModule",),
+    "errors": ("CaptureError", "CheckpointError", "ConvSurgeonError", "EquivalenceError", "UnsupportedError"),
+    "origin": ("Origin",),
+    "planning": ("Border", "Kept", "LiftedOperator", "Plan"),
+    "samples": ("Sample",),
+    "scope": ("Scope",),
+    "verification": ("Comparison", "Divergence", "Tolerance", "Verification", "verify"),
+    "weight_map": ("WeightMap",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = next((home for home, names in _HOMES.items() if name in names), None)
+    if home is None:
+        raise AttributeError(f"module 'convsurgeon' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"convsurgeon.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

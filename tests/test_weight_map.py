@@ -123,10 +123,93 @@ def test_state_that_has_moved_already_is_refused(conversion: convsurgeon.Convers
         conversion.weight_map.to_2d(conversion.module.state_dict())
 
 
-def test_an_optimizer_whose_parameters_can_not_be_told_apart(conversion: convsurgeon.Conversion) -> None:
-    partly = torch.optim.SGD(Model().conv.parameters(), 0.1)
-    with pytest.raises(CheckpointError, match=r"holds 2 parameters in 1 group\(s\) and Model has 8.*named_parameters"):
-        conversion.weight_map.to_2d(partly.state_dict())
+class Alike(nn.Module):
+    """One parameter of the kernel's shape that no convolution uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(3, 4, 3, bias=False)
+        self.scale = nn.Parameter(torch.ones(4, 3, 3))
+        self.shift = nn.Parameter(torch.zeros(4, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x) + self.shift + self.scale.sum()
+
+
+def test_an_optimizer_whose_parameters_can_not_be_told_apart() -> None:
+    model = Alike()
+    weight_map = convsurgeon.convert(model, torch.randn(2, 3, 9), copy_weights=True).weight_map
+    partly = torch.optim.SGD([model.scale, model.conv.weight], 0.1, momentum=0.9)
+    model(torch.randn(2, 3, 9)).sum().backward()
+    partly.step()
+    with pytest.raises(
+        CheckpointError, match=r"'conv.weight', which moves, or 'scale', which doesn't.*named_parameters"
+    ):
+        weight_map.to_2d(partly.state_dict())
+
+
+def test_unnamed_parameters_in_several_groups_are_told_by_their_shapes(conversion: convsurgeon.Conversion) -> None:
+    model = Model()
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    trained = torch.optim.AdamW([{"params": decayed}, {"params": [p for p in model.parameters() if p.dim() == 1]}])
+    model(torch.randn(2, 3, 9)).sum().backward()
+    trained.step()
+    state = trained.state_dict()
+    moved = conversion.weight_map.to_2d(state)
+    assert [moved["state"][i]["exp_avg"].dim() for i in range(len(decayed))] == [4, 4, 2]
+    assert_same(conversion.weight_map.to_1d(moved), state)
+    state["state"][0]["exp_avg"] = torch.ones(7, 7, 7)
+    with pytest.raises(CheckpointError, match=r"state of shape \[7, 7, 7\], which no parameter of Model has"):
+        conversion.weight_map.to_2d(state)
+
+
+def test_of_tied_entries_one_is_enough(conversion: convsurgeon.Conversion) -> None:
+    state = Model().state_dict()
+    for dropped in ("conv", "alias"):
+        half = {name: value for name, value in state.items() if not name.startswith(dropped)}
+        moved = conversion.weight_map.to_2d(half)
+        assert {name for name in half if moved[name].dim() == 4} == {"conv.weight", "alias.weight", "up.weight"} & {
+            *half
+        }
+        assert_same(conversion.weight_map.to_1d(moved), half)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "module._orig_mod.net."])
+def test_whatever_stands_before_the_names(conversion: convsurgeon.Conversion, prefix: str) -> None:
+    state = {prefix + name: value for name, value in Model().state_dict().items()}
+    moved = conversion.weight_map.to_2d(state)
+    assert moved[f"{prefix}conv.weight"].dim() == 4
+    assert_same(conversion.weight_map.to_1d(moved), state)
+
+
+def test_wrappers_inside_names_are_seen_through(conversion: convsurgeon.Conversion) -> None:
+    state = {name.replace("up.", "up._orig_mod."): value for name, value in Model().state_dict().items()}
+    assert conversion.weight_map.to_2d(state)["up._orig_mod.weight"].dim() == 4
+
+
+def test_a_map_between_two_states(conversion: convsurgeon.Conversion) -> None:
+    found = WeightMap.between(Model().state_dict(), conversion.module.state_dict())
+    assert found.unit_axis == conversion.weight_map.unit_axis
+    assert [e.shape_2d for e in found.entries] == [e.shape_2d for e in conversion.weight_map.entries]
+
+
+def test_states_between_which_there_is_no_map(conversion: convsurgeon.Conversion) -> None:
+    state, other = Model().state_dict(), conversion.module.state_dict()
+    with pytest.raises(CheckpointError, match=r"in one of the two states only: head.bias"):
+        WeightMap.between({name: value for name, value in state.items() if name != "head.bias"}, other)
+    with pytest.raises(CheckpointError, match=r"no unit axis makes one of the other: .*'up.weight' \[4, 2, 2\]"):
+        WeightMap.between(state, {**other, "up.weight": torch.ones(4, 2, 1, 2, 1)})
+    small = {"w": torch.ones(2, 2, 1)}
+    with pytest.raises(CheckpointError, match="give unit_axis"):
+        WeightMap.between(small, {"w": torch.ones(2, 2, 1, 1)})
+    assert WeightMap.between(small, {"w": torch.ones(2, 2, 1, 1)}, -1).unit_axis == -1
+
+
+def test_a_model_without_memory_gives_its_map() -> None:
+    with torch.device("meta"):
+        model, x = Model(), torch.empty(2, 3, 9)
+    found = convsurgeon.convert(model, x, verify=False).weight_map
+    assert found == convsurgeon.convert(Model(), torch.randn(2, 3, 9)).weight_map
 
 
 def test_a_saved_map_is_the_same_map(conversion: convsurgeon.Conversion, tmp_path: Path) -> None:
@@ -154,4 +237,12 @@ def test_a_map_with_shapes_that_do_not_follow(conversion: convsurgeon.Conversion
     content["entries"][0]["shape_2d"] = [4, 3, 3, 3]
     path.write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match="a shape that doesn't follow from the unit axis"):
+        WeightMap.load(path)
+
+
+def test_a_map_that_was_changed_by_hand(conversion: convsurgeon.Conversion, tmp_path: Path) -> None:
+    path = tmp_path / "map.json"
+    conversion.weight_map.save(path)
+    path.write_text(path.read_text().replace('"head.bias"', '"tail.bias"'))
+    with pytest.raises(CheckpointError, match="names or shapes have been changed since it was written"):
         WeightMap.load(path)

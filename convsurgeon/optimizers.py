@@ -1,0 +1,99 @@
+"""Moves an optimizer from the original's parameters to the converted model's, so that training goes on."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from convsurgeon.errors import CheckpointError
+from convsurgeon.state import moved_state
+from convsurgeon.weight_map import WeightMap
+
+Group = dict[str, Any]
+
+
+def moved_optimizer(
+    weight_map: WeightMap, optimizer: torch.optim.Optimizer, module: nn.Module
+) -> torch.optim.Optimizer:
+    """An optimizer of the same class over the parameters of `module`; see `WeightMap.move_optimizer`.
+
+    Raises:
+        CheckpointError: which parameter is which can't be told, or the class can't be built anew.
+    """
+    parameters = dict(module.named_parameters())
+    names = _names(weight_map, optimizer, parameters)
+    state = copy.deepcopy(optimizer.state_dict())
+    groups: list[Group] = []
+    for group, own in zip(state["param_groups"], names, strict=True):
+        named = "param_names" in group
+        group["param_names"] = list(own)
+        pairs = [(name, parameters[name]) for name in own]
+        groups.append({"params": pairs if named else [parameter for _, parameter in pairs]})
+    moved = moved_state(weight_map, state, "2d")
+    for group, built in zip(moved["param_groups"], groups, strict=True):
+        if not isinstance(built["params"][0], tuple):
+            del group["param_names"]
+    result = _like(optimizer, groups)
+    result.load_state_dict(moved)
+    return result
+
+
+def _like(optimizer: torch.optim.Optimizer, groups: list[Group]) -> torch.optim.Optimizer:
+    kind = type(optimizer)
+    accepted = inspect.signature(kind).parameters
+    options = {name: value for name, value in optimizer.defaults.items() if name in accepted}
+    try:
+        return kind(groups, **options)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"a {kind.__name__} can't be built from its parameter groups and defaults ({error}); build one over the "
+            "converted module's parameters, and load weight_map.to_2d(optimizer.state_dict()) into it"
+        ) from error
+
+
+def _names(
+    weight_map: WeightMap, optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter]
+) -> list[list[str]]:
+    """The names of each group's parameters: by the optimizer's own, by the memory that both models share, or by order.
+
+    Raises:
+        CheckpointError: none of these tells.
+    """
+    groups: Sequence[Group] = optimizer.param_groups
+    count = sum(len(group["params"]) for group in groups)
+    ways = (_own_names(groups), _by_memory(groups, parameters), _by_order(groups, weight_map.parameters))
+    for names in ways:
+        flat = [name for group in names for name in group]
+        if len(flat) == count and set(flat) <= parameters.keys():
+            return names
+    raise CheckpointError(
+        f"the optimizer's {count} parameters in {len(groups)} group(s) can't be told apart: they have no names, share "
+        f"no memory with the module, and {weight_map.model} has {len(weight_map.parameters)}; build the optimizer over "
+        "model.named_parameters()"
+    )
+
+
+def _own_names(groups: Sequence[Group]) -> list[list[str]]:
+    return [list(group.get("param_names", ())) for group in groups]
+
+
+def _by_memory(groups: Sequence[Group], parameters: dict[str, nn.Parameter]) -> list[list[str]]:
+    names = {_place(parameter): name for name, parameter in parameters.items() if parameter.numel()}
+    return [list(_known(names, group)) for group in groups]
+
+
+def _known(names: dict[Any, str], group: Group) -> Iterator[str]:
+    return (names[_place(one)] for one in group["params"] if _place(one) in names)
+
+
+def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
+    return (tensor.device, tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.numel())
+
+
+def _by_order(groups: Sequence[Group], names: Sequence[str]) -> list[list[str]]:
+    return [list(names)] if len(groups) == 1 else []

@@ -1,0 +1,98 @@
+"""Finds the entries of a weight map among a checkpoint's names and shapes, whatever stands before the names."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from convsurgeon.errors import CheckpointError
+from convsurgeon.weight_map import Direction, Entry, WeightMap
+
+Shape = tuple[int, ...]
+
+_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+"""What torch.compile, FSDP and activation checkpointing put anywhere into the names of what they wrap."""
+
+
+def moved_shapes(weight_map: WeightMap, shapes: Mapping[str, Shape], direction: Direction) -> dict[str, Shape]:
+    """The new shape of each key that moves, given the shapes of a checkpoint's tensors by their keys.
+
+    Empty where the checkpoint has no entry of the map, under whatever prefix.
+
+    Raises:
+        CheckpointError: some of the entries that move are there and others aren't, or have other shapes.
+    """
+    moving = {entry.name: entry for entry in weight_map.entries if entry.moves}
+    bare = {_bare(key): key for key in shapes}
+    found: dict[str, Shape] = {}
+    wrong: list[str] = []
+    for prefix in _prefixes(weight_map, moving, bare.keys()):
+        for name, entry in moving.items():
+            key = bare.get(prefix + name)
+            if key is None:
+                continue
+            before, found[key] = entry.shapes(direction)
+            if tuple(shapes[key]) != before:
+                wrong.append(
+                    f"{key!r} has shape {list(shapes[key])}; expected {list(before)} to go to {direction}"
+                    + (", and it has been there" if tuple(shapes[key]) == found[key] else "")
+                )
+    if wrong:
+        raise CheckpointError(some_of(wrong, "\n  ", "entries"))
+    return found
+
+
+def nothing_found(weight_map: WeightMap, seen: Collection[str]) -> CheckpointError:
+    """The error of a checkpoint that has nothing to move."""
+    first = next((entry.name for entry in weight_map.entries if entry.moves), "")
+    shown = f"; it has {some_of([repr(key) for key in list(seen)], ', ', 'keys')}" if seen else ""
+    return CheckpointError(
+        f"nothing here belongs to {weight_map.model}: no entry {first!r}, with or without a prefix{shown}"
+    )
+
+
+def some_of(texts: Sequence[str], between: str, noun: str, shown: int = 6) -> str:
+    """The first few of many texts, and how many more there are."""
+    more = [f"and {len(texts) - shown} more {noun}"] if len(texts) > shown else []
+    return between.join([*texts[:shown], *more])
+
+
+def _bare(key: str) -> str:
+    if not any(wrapper in key for wrapper in _WRAPPERS):
+        return key
+    return ".".join(atom for atom in key.split(".") if atom not in _WRAPPERS)
+
+
+def _prefixes(weight_map: WeightMap, moving: Mapping[str, Entry], held: Collection[str]) -> list[str]:
+    """What stands before our names: where all of them are, else where all that move are.
+
+    Raises:
+        CheckpointError: some that move are there, and others aren't.
+    """
+    probes = list(moving)[:: max(1, len(moving) // _PROBES)]
+    candidates = sorted({prefix for name in probes for prefix in _before(name, held)}, key=lambda p: (len(p), p))
+    missing = {prefix: _missing(prefix, moving.values(), held) for prefix in candidates}
+    complete = [prefix for prefix in candidates if not missing[prefix]]
+    if candidates and not complete:
+        nearest = min(candidates, key=lambda prefix: len(missing[prefix]))
+        names = [nearest + name for name in missing[nearest]]
+        raise CheckpointError(
+            f"{len(names)} of the {len(moving)} entries that move are missing: {some_of(names, ', ', 'entries')}"
+        )
+    whole = [prefix for prefix in complete if not _missing(prefix, weight_map.entries, held)]
+    return whole or complete[:1]
+
+
+_PROBES = 8
+"""How many of the names that move are looked for under any prefix: not all, for there may be thousands of each."""
+
+
+def _before(name: str, held: Collection[str]) -> list[str]:
+    """The prefixes under which one name is held."""
+    dotted = f".{name}"
+    return ([""] if name in held else []) + [key.removesuffix(name) for key in held if key.endswith(dotted)]
+
+
+def _missing(prefix: str, entries: Collection[Entry], held: Collection[str]) -> list[str]:
+    """The entries that are not there, under a name of their own or of the one that they are tied to."""
+    there = {entry.tied_to or entry.name for entry in entries if prefix + entry.name in held}
+    return [entry.name for entry in entries if (entry.tied_to or entry.name) not in there]
