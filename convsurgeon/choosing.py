@@ -13,7 +13,7 @@ from convsurgeon.capture import Capture, capture_export, capture_model
 from convsurgeon.errors import CaptureError
 from convsurgeon.faithful import call_of, computes_the_same
 from convsurgeon.islands import find_islands
-from convsurgeon.observe import observe
+from convsurgeon.observe import Observation, observe
 from convsurgeon.parts import Part
 from convsurgeon.samples import Sample
 from convsurgeon.verification import require_runs
@@ -81,10 +81,11 @@ def _whole(model: nn.Module, samples: tuple[Sample, ...], way: str, lap: Callabl
     captured = capture_model(model, first) if way == "trace" else capture_export(model, first, open_only=not alone)
     lap("capture")
     try:
-        facts = observe(captured, first)
-        captured.restore_buffers(model)
+        observed = observe(captured, first)
         lap("observe")
-        faithful = all(_is_faithful(captured, model, sample) for sample in samples)
+        faithful = _is_faithful(captured, model, first, observed) and all(
+            _is_faithful(captured, model, sample) for sample in samples[1:]
+        )
     except Exception as error:  # the user's model may raise anything on a sample: told apart and passed on
         for sample in samples:
             require_runs(model, sample)
@@ -96,12 +97,12 @@ def _whole(model: nn.Module, samples: tuple[Sample, ...], way: str, lap: Callabl
     if not faithful:
         raise unfaithful(model, way)
     lap("compare")
-    return Part(captured, facts, samples)
+    return Part(captured, observed.facts, samples)
 
 
-def _is_faithful(captured: Capture, model: nn.Module, sample: Sample) -> bool:
+def _is_faithful(captured: Capture, model: nn.Module, sample: Sample, observed: Observation | None = None) -> bool:
     """Whether the graph computes what the model does on one sample; its buffers are then those of the model again."""
-    same = computes_the_same(captured, call_of(model, sample))
+    same = computes_the_same(captured, call_of(model, sample), observed)
     captured.restore_buffers(model)
     return same
 

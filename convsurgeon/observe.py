@@ -12,7 +12,7 @@ from torch import fx, nn
 from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Capture
 from convsurgeon.guard import WriteGuard
-from convsurgeon.rng import preserved_random_state
+from convsurgeon.rng import RandomState, preserved_random_state
 from convsurgeon.samples import Sample
 
 
@@ -58,6 +58,15 @@ class NodeFacts:
 
 
 Facts = dict[fx.Node, NodeFacts]
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What one run of a graph showed: the facts of its nodes, what it returned, and the random streams after it."""
+
+    facts: Facts
+    output: Any
+    after: RandomState
 
 
 def has_form(node: fx.Node, facts: Facts | None, axis: UnitAxis) -> bool:
@@ -128,8 +137,8 @@ def bind(graph: fx.Graph, sample: Sample) -> dict[str, Any]:
     return inputs
 
 
-def observe(capture: Capture, sample: Sample) -> Facts:
-    """Run the captured graph once on `sample` and tell the facts of every node.
+def observe(capture: Capture, sample: Sample) -> Observation:
+    """Run the captured graph once on `sample`.
 
     The capture's clone takes the effects of the run (BatchNorm statistics); the random streams and the sample don't.
     """
@@ -145,7 +154,7 @@ def observe(capture: Capture, sample: Sample) -> Facts:
                 resized=dispatched.resized({one: run.env[one] for one in node.all_input_nodes}),
             )
             dispatched.reset()
-    return facts
+        return Observation(facts, capture.graph.process_outputs(result), RandomState.capture())
 
 
 def items_of(result: Any) -> tuple[Value, ...]:

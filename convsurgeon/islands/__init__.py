@@ -159,7 +159,7 @@ def _observed(captured: Capture, calls: list[Call]) -> Facts:
         _NoIsland: in one of the calls, the graph computes something else than the submodule did.
     """
     try:
-        facts = observe(captured, calls[0].sample)
+        facts = observe(captured, calls[0].sample).facts
         faithful = all(computes_the_same(captured, call) for call in calls)
     except Exception as error:  # the graph holds the user's own operations, which may raise anything
         raise _NoIsland(f"its graph fails where it doesn't: {type(error).__name__}: {error}") from error
