@@ -39,6 +39,24 @@ class UnitAxis:
         at = len(shape) + self.position + 1
         return (*shape[:at], 1, *shape[at:])
 
+    def lowered_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """(N, C, 1, L), or (N, C, L, 1), -> (N, C, L): undoes `lifted_shape`, and `lifted_offsets`.
+
+        >>> UnitAxis(-2).lowered_shape((4, 3, 1, 5)), UnitAxis(-1).lowered_shape((4, 3, 5, 1))
+        ((4, 3, 5), (4, 3, 5))
+        """
+        at = len(shape) + self.position
+        return (*shape[:at], *shape[at + 1 :])
+
+    def lifted_offsets(self, offsets: Sequence[int]) -> tuple[int, ...]:
+        """Where a part of a value begins, which the unit axis has whole: (n, c, l) -> (n, c, 0, l), or (n, c, l, 0).
+
+        >>> UnitAxis(-2).lifted_offsets((2, 0, 1)), UnitAxis(-1).lifted_offsets((2, 0, 1))
+        ((2, 0, 0, 1), (2, 0, 1, 0))
+        """
+        at = len(offsets) + self.position + 1
+        return (*offsets[:at], 0, *offsets[at:])
+
     def lifted_stride(self, shape: Sequence[int], stride: Sequence[int]) -> tuple[int, ...]:
         """The strides that ``unsqueeze`` gives the 2-D form."""
         at = len(shape) + self.position + 1

@@ -13,10 +13,12 @@ _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped
 """What torch.compile, FSDP and activation checkpointing put anywhere into the names of what they wrap."""
 
 
-def moved_shapes(weight_map: WeightMap, shapes: Mapping[str, Shape], direction: Direction) -> dict[str, Shape]:
+def moved_shapes(
+    weight_map: WeightMap, shapes: Mapping[str, Shape], direction: Direction, *, partial: bool = False
+) -> dict[str, Shape]:
     """The new shape of each key that moves, given the shapes of a checkpoint's tensors by their keys.
 
-    Empty where the checkpoint has no entry of the map, under whatever prefix.
+    Empty where the checkpoint has no entry of the map, under whatever prefix. With `partial`, entries may be missing.
 
     Raises:
         CheckpointError: some of the entries that move are there and others aren't, or have other shapes.
@@ -25,7 +27,7 @@ def moved_shapes(weight_map: WeightMap, shapes: Mapping[str, Shape], direction: 
     bare = {_bare(key): key for key in shapes}
     found: dict[str, Shape] = {}
     wrong: list[str] = []
-    for prefix in _prefixes(weight_map, moving, bare.keys()):
+    for prefix in _prefixes(weight_map, moving, bare.keys(), partial=partial):
         for name, entry in moving.items():
             key = bare.get(prefix + name)
             if key is None:
@@ -41,12 +43,40 @@ def moved_shapes(weight_map: WeightMap, shapes: Mapping[str, Shape], direction: 
     return found
 
 
-def nothing_found(weight_map: WeightMap, seen: Collection[str]) -> CheckpointError:
+def entry_of_shape(weight_map: WeightMap, shape: Shape, direction: Direction) -> Entry:
+    """An entry like the parameter of this shape that has no name: all that have it move alike, or it can't be told.
+
+    Raises:
+        CheckpointError: some move and others don't, or no parameter has this shape.
+    """
+    entries = {entry.name: entry for entry in weight_map.entries}
+    parameters = map(entries.__getitem__, weight_map.parameters or tuple(entries))
+    alike = [entry for entry in parameters if entry.shapes(direction)[0] == shape]
+    if len({entry.moves for entry in alike}) > 1:
+        moves, stays = (next(e.name for e in alike if e.moves is moving) for moving in (True, False))
+        raise CheckpointError(
+            f"the optimizer doesn't name its parameters, and which is which can't be told: one of shape {list(shape)} "
+            f"may be {moves!r}, which moves, or {stays!r}, which doesn't; save it with names: build it over "
+            "model.named_parameters(), or take its state by torch.distributed.checkpoint.state_dict.get_state_dict"
+        )
+    if not alike:
+        raise CheckpointError(
+            f"the optimizer holds state of shape {list(shape)}, which no parameter of {weight_map.model} has"
+        )
+    return alike[0]
+
+
+SHAPED_SLOTS = frozenset(
+    {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "acc_delta", "sum"}
+)
+"""What torch's optimizers keep in the shape of the parameter."""
+
+
+def nothing_found(weight_map: WeightMap, where: object = "this state") -> CheckpointError:
     """The error of a checkpoint that has nothing to move."""
     first = next((entry.name for entry in weight_map.entries if entry.moves), "")
-    shown = f"; it has {some_of([repr(key) for key in list(seen)], ', ', 'keys')}" if seen else ""
     return CheckpointError(
-        f"nothing here belongs to {weight_map.model}: no entry {first!r}, with or without a prefix{shown}"
+        f"nothing in {where} belongs to {weight_map.model}: no entry {first!r}, with or without a prefix"
     )
 
 
@@ -62,11 +92,11 @@ def _bare(key: str) -> str:
     return ".".join(atom for atom in key.split(".") if atom not in _WRAPPERS)
 
 
-def _prefixes(weight_map: WeightMap, moving: Mapping[str, Entry], held: Collection[str]) -> list[str]:
-    """What stands before our names: where all of them are, else where all that move are.
+def _prefixes(weight_map: WeightMap, moving: Mapping[str, Entry], held: Collection[str], *, partial: bool) -> list[str]:
+    """What stands before our names: where all of them are, else where all that move are, else where most of these are.
 
     Raises:
-        CheckpointError: some that move are there, and others aren't.
+        CheckpointError: some that move are there, and others aren't, and it isn't `partial`.
     """
     probes = list(moving)[:: max(1, len(moving) // _PROBES)]
     candidates = sorted({prefix for name in probes for prefix in _before(name, held)}, key=lambda p: (len(p), p))
@@ -74,9 +104,12 @@ def _prefixes(weight_map: WeightMap, moving: Mapping[str, Entry], held: Collecti
     complete = [prefix for prefix in candidates if not missing[prefix]]
     if candidates and not complete:
         nearest = min(candidates, key=lambda prefix: len(missing[prefix]))
+        if partial:
+            return [nearest]
         names = [nearest + name for name in missing[nearest]]
         raise CheckpointError(
-            f"{len(names)} of the {len(moving)} entries that move are missing: {some_of(names, ', ', 'entries')}"
+            f"{len(names)} of the {len(moving)} entries that move are missing: {some_of(names, ', ', 'entries')}; if "
+            "they should be, say partial=True (--partial)"
         )
     whole = [prefix for prefix in complete if not _missing(prefix, weight_map.entries, held)]
     return whole or complete[:1]

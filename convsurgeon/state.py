@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -11,13 +11,10 @@ from torch import nn
 
 from convsurgeon.axis import UnitAxis
 from convsurgeon.errors import CheckpointError
-from convsurgeon.placement import moved_shapes, nothing_found, some_of
+from convsurgeon.placement import SHAPED_SLOTS, Shape, entry_of_shape, moved_shapes, nothing_found, some_of
 from convsurgeon.weight_map import Direction, Entry, WeightMap, versions_of
 
 T = TypeVar("T")
-
-_SHAPED_SLOTS = {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "acc_delta", "sum"}
-"""What torch's optimizers keep in the shape of the parameter."""
 
 
 def map_of_module(original: nn.Module, moved: tuple[str, ...], unit_axis: Literal[-2, -1]) -> WeightMap:
@@ -74,98 +71,110 @@ def moved_state(weight_map: WeightMap, state: T, direction: Direction) -> T:
     Raises:
         CheckpointError: entries are missing or have other shapes; says which.
     """
-    mover = _Mover(weight_map, direction)
+    mover = Mover(weight_map, direction)
     result = mover.any(state)
     if not mover.found and any(entry.moves for entry in weight_map.entries):
-        raise nothing_found(weight_map, list(state) if isinstance(state, Mapping) else ())
+        raise nothing_found(weight_map)
     return result  # type: ignore[no-any-return]
 
 
-class _Mover:
-    """One pass over a checkpoint, in one direction."""
+class Mover:
+    """One pass over a checkpoint, in one direction.
 
-    def __init__(self, weight_map: WeightMap, direction: Direction) -> None:
-        self.found = False
+    `found`: whether there was a state of the model or of an optimizer in it; `moved`: the keys that moved, behind those
+    of the dicts that they stand in; `tensors`: how many there are. Of one of several shards, the keys that move are
+    `known`. With `partial`, entries may be missing.
+    """
+
+    def __init__(
+        self,
+        weight_map: WeightMap,
+        direction: Direction,
+        known: Collection[str] | None = None,
+        *,
+        partial: bool = False,
+    ) -> None:
+        self.found = known is not None
+        self._known = known
+        self._partial = partial
+        self.moved: list[str] = []
+        self.tensors = 0
         self._map = weight_map
         self._direction = direction
         self._axis = UnitAxis(weight_map.unit_axis)
         self._entries = {entry.name: entry for entry in weight_map.entries}
+        self._alike: dict[Shape, Entry] = {}
 
-    def any(self, state: Any) -> Any:
+    def any(self, state: Any, path: str = "") -> Any:
         """What `state` becomes: optimizer and model state are known by their form, anything else passes through."""
         if isinstance(state, (list, tuple)) and type(state) in (list, tuple):
-            return type(state)(self.any(value) for value in state)
+            return type(state)(self.any(value, f"{path}{at}.") for at, value in enumerate(state))
         if not isinstance(state, Mapping):
+            self.tensors += isinstance(state, torch.Tensor)
             return state
         if "param_groups" in state and isinstance(state.get("state"), Mapping):
-            return self._optimizer(state)
+            return self._optimizer(state, f"{path}state.")
         shapes = {
             key: tuple(value.shape)
             for key, value in state.items()
             if isinstance(key, str) and isinstance(value, torch.Tensor)
         }
-        moved = moved_shapes(self._map, shapes, self._direction)
-        self.found |= bool(moved)
-        return _like(state, ((k, self._moved(v) if k in moved else self.any(v)) for k, v in state.items()))
+        ours = self._known
+        if ours is None:
+            ours = moved_shapes(self._map, shapes, self._direction, partial=self._partial)
+            self.found |= bool(ours)
+        items = ((k, self._moved(v, path + k) if k in ours else self.any(v, f"{path}{k}.")) for k, v in state.items())
+        return _like(state, items)
 
-    def _moved(self, value: torch.Tensor) -> torch.Tensor:
+    def _moved(self, value: torch.Tensor, key: str) -> torch.Tensor:
+        self.tensors += 1
+        self.moved.append(key)
         return self._axis.lift(value) if self._direction == "2d" else self._axis.lower(value)
 
-    def _optimizer(self, state: Mapping[str, Any]) -> Any:
+    def _optimizer(self, state: Mapping[str, Any], path: str) -> Any:
         names = self._names(state["param_groups"])
-        moved = {index: self._slots(names.get(index), slots) for index, slots in state["state"].items()}
+        moved = {at: self._slots(names.get(at), slots, f"{path}{at}.") for at, slots in state["state"].items()}
         self.found = True
         return _like(state, ((key, moved if key == "state" else value) for key, value in state.items()))
 
-    def _slots(self, name: str | None, slots: Any) -> Any:
+    def _slots(self, name: str | None, slots: Any, path: str) -> Any:
         """Per-parameter state: what has the parameter's shape moves with it, step counts and the like don't."""
-        if not isinstance(slots, Mapping):
-            return slots
-        entry = self._of_shape(slots) if name is None else self._entries.get(name)
+        entry = None
+        if isinstance(slots, Mapping):
+            entry = self._of_shape(slots) if name is None else self._entries.get(name)
         if entry is None:
-            return slots
+            return self.any(slots, path)
         here, _ = entry.shapes(self._direction)
-        for slot in _SHAPED_SLOTS & set(slots):
+        for slot in SHAPED_SLOTS & set(slots):
             if isinstance(slots[slot], torch.Tensor) and tuple(slots[slot].shape) != here:
                 raise CheckpointError(
                     f"the optimizer's {slot} for {name!r} has shape {list(slots[slot].shape)}; expected {list(here)}: "
                     "its parameters are in another order than the model's; build it over model.named_parameters()"
                 )
-        if not entry.moves:
-            return slots
         return {
-            slot: self._moved(value) if isinstance(value, torch.Tensor) and tuple(value.shape) == here else value
+            slot: self._moved(value, f"{path}{slot}")
+            if entry.moves and isinstance(value, torch.Tensor) and tuple(value.shape) == here
+            else self.any(value, f"{path}{slot}.")
             for slot, value in slots.items()
         }
 
     def _of_shape(self, slots: Mapping[str, Any]) -> Entry | None:
-        """An entry like the unnamed parameter of these slots: all of its shape move alike, or it can't be told."""
-        shape = next(
-            (tuple(slots[one].shape) for one in slots if one in _SHAPED_SLOTS and isinstance(slots[one], torch.Tensor)),
-            None,
-        )
+        """An entry like the unnamed parameter of these slots."""
+        tensors = (value for name, value in slots.items() if name in SHAPED_SLOTS and isinstance(value, torch.Tensor))
+        shape = next((tuple(tensor.shape) for tensor in tensors), None)
         if shape is None:
             return None
-        parameters = self._map.parameters or tuple(self._entries)
-        alike = [e for e in map(self._entries.__getitem__, parameters) if e.shapes(self._direction)[0] == shape]
-        if len({entry.moves for entry in alike}) > 1:
-            moves, stays = (next(e.name for e in alike if e.moves is moving) for moving in (True, False))
-            raise CheckpointError(
-                f"the optimizer doesn't name its parameters, and which is which can't be told: one of shape "
-                f"{list(shape)} may be {moves!r}, which moves, or {stays!r}, which doesn't; build the optimizer over "
-                "model.named_parameters(), so that it saves names"
-            )
-        if not alike:
-            raise CheckpointError(
-                f"the optimizer holds state of shape {list(shape)}, which no parameter of {self._map.model} has"
-            )
-        return alike[0]
+        if shape not in self._alike:
+            self._alike[shape] = entry_of_shape(self._map, shape, self._direction)
+        return self._alike[shape]
 
     def _names(self, groups: list[dict[str, Any]]) -> dict[int, str]:
         """The names of an optimizer's parameters, by index: its own, else the model's if all are there, else none."""
         indices = [index for group in groups for index in group["params"]]
         names: tuple[str, ...] = ()
-        if all("param_names" in group for group in groups):
+        if all(isinstance(index, str) for index in indices):  # torch.distributed.checkpoint.state_dict knows no indices
+            names = tuple(indices)
+        elif all("param_names" in group for group in groups):
             names = tuple(name for group in groups for name in group["param_names"])
         elif len(groups) == 1 and len(indices) == len(self._map.parameters):
             names = self._map.parameters

@@ -147,9 +147,11 @@ class WeightMap:
             CheckpointError: the file is not such a map.
             OSError: it can't be read.
         """
+        from convsurgeon.checkpoints.strict_json import read_object
+
         data = Path(path).read_bytes()
         try:
-            content = json.loads(data)
+            content = read_object(data)
             if content["format"] != _FORMAT or content["version"] != _VERSION:
                 raise ValueError(f"format {content['format']!r}, version {content['version']!r}")
             axis = content["unit_axis"]

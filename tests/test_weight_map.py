@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 from torch.optim.swa_utils import AveragedModel
 
 import convsurgeon
@@ -108,7 +109,7 @@ def test_what_came_in_is_left_alone(conversion: convsurgeon.Conversion) -> None:
             lambda state: state.update({"up.weight": torch.ones(4, 2, 5)}),
             r"'up.weight' has shape \[4, 2, 5\]; expected",
         ),
-        (lambda state: state.clear(), "nothing here belongs to Model: no entry 'conv.weight'"),
+        (lambda state: state.clear(), "nothing in this state belongs to Model: no entry 'conv.weight'"),
     ],
 )
 def test_what_does_not_fit_is_named(conversion: convsurgeon.Conversion, change: Any, words: str) -> None:
@@ -161,6 +162,20 @@ def test_unnamed_parameters_in_several_groups_are_told_by_their_shapes(conversio
     state["state"][0]["exp_avg"] = torch.ones(7, 7, 7)
     with pytest.raises(CheckpointError, match=r"state of shape \[7, 7, 7\], which no parameter of Model has"):
         conversion.weight_map.to_2d(state)
+
+
+def test_optimizer_state_by_names(conversion: convsurgeon.Conversion) -> None:
+    model = Model()
+    trained = torch.optim.Adam(model.parameters())
+    model(torch.randn(2, 3, 9)).sum().backward()
+    trained.step()
+    state = get_optimizer_state_dict(model, trained)
+    moved = conversion.weight_map.to_2d(state)
+    assert {name for name, slots in moved["state"].items() if slots["exp_avg"].dim() == 4} == {
+        "conv.weight",
+        "up.weight",
+    }
+    assert_same(conversion.weight_map.to_1d(moved), state)
 
 
 def test_of_tied_entries_one_is_enough(conversion: convsurgeon.Conversion) -> None:

@@ -108,18 +108,23 @@ def new_folder(target: Location, *, overwrite: bool) -> Iterator[Location]:
 
 @contextmanager
 def _renamed(target: Location, *, overwrite: bool) -> Iterator[Location]:
-    _refuse(target, overwrite=overwrite)
+    require_free(target, overwrite=overwrite)
     temporary = target.beside(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         yield temporary
-        _refuse(target, overwrite=overwrite)
+        require_free(target, overwrite=overwrite)
         _put(temporary, target)
     finally:
         if temporary.exists():
             temporary.filesystem.rm(temporary.path, recursive=temporary.is_folder())
 
 
-def _refuse(target: Location, *, overwrite: bool) -> None:
+def require_free(target: Location, *, overwrite: bool) -> None:
+    """Refuse to write where something is, unless it may be replaced.
+
+    Raises:
+        CheckpointError: something is there.
+    """
     if target.exists() and not overwrite:
         raise CheckpointError(f"{target} exists; remove it, choose another name, or say overwrite=True (--overwrite)")
 
