@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from typer.testing import CliRunner
 
+from convsurgeon.commands import app
 from convsurgeon.rules.table import rules_table
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -36,3 +40,28 @@ def test_ci_runs_the_command_that_readme_gives() -> None:
     command = re.search(r"pip install -e '\.\[test,models\]' && (.*)", README)
     assert command is not None
     assert script.splitlines()[-1] == command.group(1)
+
+
+def test_the_commands_print_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, session = re.search(r"```python\n([^`]*?def build.*?)```.*?```console\n(.*?)```", README, re.DOTALL).groups()  # type: ignore[union-attr]
+    (tmp_path / "net.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    model: dict[str, Any] = {}
+    exec(code, model)
+    save_file(model["build"]().state_dict(), tmp_path / "net.safetensors")
+    for command, expected in re.findall(r"^\$ convsurgeon (.*)\n((?:[^$].*\n|\n)*)", session, re.MULTILINE):
+        done = CliRunner().invoke(app, command.split())
+        assert done.exit_code == 0, done.output
+        assert shape_of(done.stdout) == shape_of(expected), command
+    assert (tmp_path / "back.safetensors").read_bytes() == (tmp_path / "net.safetensors").read_bytes()
+
+
+def shape_of(text: str) -> str:
+    """A text without what differs from run to run and machine to machine."""
+    return re.sub(
+        r"\d\.\de[-+]\d\d|\d+\.\d+|\d+ threads|^.*torch \S+", "FIGURE", without_lines(text), flags=re.MULTILINE
+    )
+
+
+def without_lines(text: str) -> str:
+    return " ".join(re.sub(r"[─━│┃┏┓┗┛┡┩┴┳╇└┘]", " ", text).split())

@@ -83,7 +83,7 @@ def export_model(model: nn.Module, sample: Sample, ways: Sequence[Way]) -> Expor
         if way.dynamic and any(isinstance(error, OutOfTime) for _, error in failed):
             continue  # symbolic sizes are what takes time, in one way as in another
         try:
-            with time_limit(way.limit_s), _quiet(), _oblivious() if way.oblivious else nullcontext():
+            with time_limit(way.limit_s), quiet(), oblivious() if way.oblivious else nullcontext():
                 return Exported(_exported(model, sample, way), way)
         except (Exception, OutOfTime) as error:  # the user's forward and torch's tracer may raise anything
             failed.append((way, error))
@@ -91,14 +91,15 @@ def export_model(model: nn.Module, sample: Sample, ways: Sequence[Way]) -> Expor
 
 
 def _exported(model: nn.Module, sample: Sample, way: Way) -> ExportedProgram:
-    given = sample.map(_doubled) if way.doubled else sample
+    given = sample.map(doubled) if way.doubled else sample
     leaves = pytree.tree_leaves((given.args, dict(given.kwargs)))
     tensors = tuple(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
     shapes = {"tensors": tuple([Dim.AUTO] * tensor.dim() for tensor in tensors)} if way.dynamic else None
     return export(ByLeaves(model, given), tensors, dynamic_shapes=shapes, strict=way.strict)
 
 
-def _doubled(tensor: torch.Tensor) -> torch.Tensor:
+def doubled(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor with a batch of two, where it has one of one: torch.export bakes a size of 1 in."""
     return torch.cat([tensor, tensor]) if tensor.dim() and tensor.shape[0] == 1 else tensor
 
 
@@ -115,15 +116,18 @@ class ExportFailed(Exception):
         return self.failed[0][1]
 
 
-def _oblivious() -> Any:
+def oblivious() -> Any:
+    """Inside, torch.export bakes no size of 1 in."""
     config: Any = symbolic_shapes
     return config.patch(backed_size_oblivious=True)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Inside, torch's own warnings and logs on exporting stay silent: what they tell is in the plan, or is raised."""
-    loggers = [logging.getLogger(name) for name in ("torch.export", "torch._export", "torch._dynamo", "torch.fx")]
+    loggers = [
+        logging.getLogger(f"torch.{name}") for name in ("export", "_export", "_dynamo", "fx", "_subclasses", "onnx")
+    ]
     levels = [logger.level for logger in loggers]
     silent = io.StringIO()  # torch prints the whole graph where it fails
     with warnings.catch_warnings(), redirect_stdout(silent), redirect_stderr(silent):

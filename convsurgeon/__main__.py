@@ -1,0 +1,5 @@
+"""``python -m convsurgeon``: the command line."""
+
+from convsurgeon.commands import main
+
+main()

@@ -1,0 +1,70 @@
+"""What every command says, and how it ends: text for people, JSON for machines, errors on the error stream."""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from convsurgeon.errors import ConvSurgeonError, EquivalenceError
+
+
+class Code(enum.IntEnum):
+    """How a command ends."""
+
+    DONE = 0
+    DIFFERS = 1
+    BAD_INPUT = 2
+    NOTHING_CONVERTED = 3
+
+
+errors = Console(stderr=True)
+"""Where errors and progress are shown; progress only if it is a terminal."""
+
+
+def show(text: str, data: Any, *, as_json: bool) -> None:
+    """Print the one or the other to standard output."""
+    typer.echo(json.dumps(data, indent=1) if as_json else text)
+
+
+@contextmanager
+def reporting(*, as_json: bool) -> Iterator[None]:
+    """Tell of an error that is the caller's to mend in words, without a traceback, and end with its code."""
+    try:
+        yield
+    except (ConvSurgeonError, ValueError, TypeError, OSError) as error:
+        if as_json:
+            typer.echo(json.dumps({"error": type(error).__name__, "message": str(error)}, indent=1))
+        else:
+            errors.print(f"{type(error).__name__}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        code = Code.DIFFERS if isinstance(error, EquivalenceError) else Code.BAD_INPUT
+        raise typer.Exit(code) from error
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Show that something takes its time, on a terminal."""
+    if not errors.is_terminal:
+        yield
+        return
+    with errors.status(what):
+        yield
+
+
+@contextmanager
+def bytes_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar that is told how many bytes of how many are done, on a terminal."""
+    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=errors, disable=not errors.is_terminal, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+
+        def tell(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield tell

@@ -1,0 +1,80 @@
+"""Samples as they are written on a command line: ``1x80x3000``, ``lengths=1:int64=3000``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from convsurgeon.samples import Sample
+
+_WRITTEN = re.compile(
+    r"(?:(?P<name>[A-Za-z_]\w*)=)?(?P<shape>\d+(?:x\d+)*|scalar)(?::(?P<dtype>\w+))?(?:=(?P<fill>[^=]+))?"
+)
+_ACCEPTED = (
+    "accepted: [NAME=]SHAPE[:DTYPE][=VALUE], such as 1x80x3000, tokens=1x12:int64, lengths=1:int64=3000 or scalar=0.5"
+)
+_TOKENS = 10
+"""Whole numbers are drawn below this: small enough for most vocabularies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One argument: its name (None: by place), shape, dtype, and the number that fills it (None: random)."""
+
+    name: str | None
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    fill: complex | None
+
+    @classmethod
+    def parse(cls, text: str) -> Input:
+        """Read what was written.
+
+        Raises:
+            ValueError: it isn't of the form.
+        """
+        found = _WRITTEN.fullmatch(text.strip())
+        if found is None:
+            raise ValueError(f"--input is {text!r}; {_ACCEPTED}")
+        dtype = getattr(torch, found["dtype"] or "float32", None)
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f"--input is {text!r}, and torch has no dtype {found['dtype']!r}; {_ACCEPTED}")
+        try:
+            fill = None if found["fill"] is None else complex(found["fill"])
+        except ValueError as error:
+            raise ValueError(f"--input is {text!r}, and {found['fill']!r} is no number; {_ACCEPTED}") from error
+        shape = () if found["shape"] == "scalar" else tuple(map(int, found["shape"].split("x")))
+        return cls(found["name"], shape, dtype, fill)
+
+    def tensor(self, generator: torch.Generator) -> torch.Tensor:
+        """The tensor: filled, or normal numbers, whole numbers from 0 to 9, or True."""
+        if self.fill is not None:
+            fill = self.fill if self.dtype.is_complex else self.fill.real
+            return torch.full(self.shape, fill).to(self.dtype)
+        if self.dtype is torch.bool:
+            return torch.ones(self.shape, dtype=torch.bool)
+        if self.dtype.is_floating_point or self.dtype.is_complex:
+            wide = torch.complex64 if self.dtype.is_complex else torch.float32
+            return torch.randn(self.shape, dtype=wide, generator=generator).to(self.dtype)
+        return torch.randint(0, _TOKENS, self.shape, generator=generator).to(self.dtype)
+
+
+def sample_of(written: Sequence[str]) -> Sample | None:
+    """The sample that all ``--input`` options make together, the same numbers each time; None if there are none.
+
+    Raises:
+        ValueError: one isn't of the form, or a name stands twice.
+    """
+    generator = torch.Generator().manual_seed(0)
+    args, kwargs = [], {}
+    for one in map(Input.parse, written):
+        if one.name is None:
+            args.append(one.tensor(generator))
+        elif one.name in kwargs:
+            raise ValueError(f"--input names {one.name!r} twice")
+        else:
+            kwargs[one.name] = one.tensor(generator)
+    return Sample(tuple(args), kwargs) if written else None
