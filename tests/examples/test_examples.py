@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import subprocess
 import sys
@@ -153,3 +154,44 @@ def test_voice_activity_names_a_file_it_cannot_read(tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
         assert path.name in done.stderr
         assert seen in done.stderr
+
+
+def test_fine_tuning_follows_the_unconverted_run() -> None:
+    output = printed_by("fine_tuning.py")
+    rows = re.findall(r"^ +(\d+)  (\d\.\d{4})  (\d\.\d{4})$", output, re.MULTILINE)
+    assert [int(step) for step, _, _ in rows] == [20, 30, 40, 50, 60, 70]
+    assert all(abs(float(one) - float(two)) < 1e-3 for _, one, two in rows)
+    assert float(rows[-1][2]) < 0.5 * float(rows[0][2])
+    assert "the fine-tuned weights load into the original class" in output
+
+
+def test_a_trained_checkpoint_goes_through_the_command_line(tmp_path: Path) -> None:
+    command = ["bash", str(EXAMPLES / "trained_checkpoint.sh"), str(tmp_path)]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=False, env={**os.environ, "PATH": path}
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the same bytes came back" in done.stdout
+    assert "6 of 15 tensors moved to 2D" in done.stdout
+    assert done.stdout.rstrip().splitlines()[-2].startswith("equal on 1 sample")
+    assert (tmp_path / "detector-2d/model.pt2").exists()
+
+
+def test_onnxruntime_hears_what_the_original_does(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    output = printed_by("onnx_runtime.py", str(tmp_path / "detector.onnx"))
+    assert "ranks of the weights: [4]" in output
+    found = re.search(r"over (\d+) chunks in onnxruntime: (\S+)", output)
+    assert found is not None
+    assert int(found[1]) == 125
+    assert float(found[2]) < 1e-4
+
+
+@pytest.mark.models
+def test_a_sharded_checkpoint_comes_back_as_it_was() -> None:
+    pytest.importorskip("transformers", reason="pip install .[models]")
+    output = printed_by("sharded_checkpoint.py")
+    assert re.search(r"^7 of 67 tensors moved", output, re.MULTILINE)
+    assert len(re.findall(r"^model-.*: data sha256 [0-9a-f]{16} =$", output, re.MULTILINE)) == 3
+    assert "and computes the same" in output
