@@ -41,9 +41,16 @@ def export(model: torch.nn.Module, sample: tuple[torch.Tensor, ...], path: Path)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Export a converted voice activity detector, and run it.")
-    parser.add_argument("out", nargs="?", type=Path, help="where to write the ONNX file (default: a temporary one)")
-    out = parser.parse_args().out or Path(tempfile.mkdtemp()) / "detector.onnx"
+    parser.add_argument("out", nargs="?", type=Path, help="the ONNX file to write (default: a temporary one)")
+    out = parser.parse_args().out
+    if out is not None:
+        export_and_run(out)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            export_and_run(Path(folder) / "detector.onnx")
 
+
+def export_and_run(out: Path) -> None:
     torch.set_num_threads(1)
     model = trained_detector()
     sample = (torch.randn(1, CONTEXT + CHUNK), torch.randn(1, STATE), torch.randn(1, STATE))

@@ -29,7 +29,11 @@ def data_digest(path: Path) -> str:
 
 def main() -> None:
     torch.set_num_threads(1)
-    folder = Path(tempfile.mkdtemp())
+    with tempfile.TemporaryDirectory() as folder:
+        there_and_back(Path(folder))
+
+
+def there_and_back(folder: Path) -> None:
     model = small_model()
     model.save_pretrained(folder / "original", max_shard_size="8MB")
 
