@@ -14,6 +14,7 @@ import os
 import sys
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -89,10 +90,8 @@ def _made(home: ModuleType, spec: str, name: str) -> Any:
         return found
     if not callable(found):
         raise ModelError(f"{spec} is a {type(found).__name__}; {_ACCEPTED}")
-    try:
+    with _telling(f"calling {spec}"):
         return found()
-    except Exception as error:  # the user's code may raise anything: it is told, with its line
-        raise ModelError(_failed(f"calling {spec}", error)) from error
 
 
 def _file(path: str) -> ModuleType:
@@ -105,24 +104,27 @@ def _file(path: str) -> ModuleType:
     module = importlib.util.module_from_spec(loader)
     sys.modules.setdefault(file.stem, module)  # what the file defines is found again by its name, as pickling does
     sys.path.insert(0, str(file.parent))  # as for a script, whose neighbours can be imported
-    try:
+    with _telling(f"running {path}"):
         loader.loader.exec_module(module)
-    except Exception as error:  # the user's code may raise anything: it is told, with its line
-        raise ModelError(_failed(f"running {path}", error)) from error
     return module
 
 
 def _package(name: str) -> ModuleType:
     sys.path.insert(0, os.getcwd())
-    try:
+    with _telling(f"importing {name}"):
         return importlib.import_module(name)
-    except Exception as error:  # the user's code may raise anything: it is told, with its line
-        raise ModelError(_failed(f"importing {name}", error)) from error
 
 
-def _failed(doing: str, error: Exception) -> str:
-    where = where_in_user_code(error)
-    return f"{doing} failed" + (f"\n  at {where}" if where else "") + f"\n  {type(error).__name__}: {error}"
+@contextmanager
+def _telling(doing: str) -> Iterator[None]:
+    """What goes wrong in the user's code is told, with its line."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:  # it may raise anything, or end as a script does, with a code of its own
+        where = where_in_user_code(error)
+        raise ModelError(
+            f"{doing} failed" + (f"\n  at {where}" if where else "") + f"\n  {type(error).__name__}: {error}"
+        ) from error
 
 
 def _program(path: str, *, trust: bool) -> Given:

@@ -64,6 +64,9 @@ def fails():
 def number():
     return 3
 
+def quits():
+    raise SystemExit(0)
+
 constant = 3
 """
 
@@ -222,6 +225,7 @@ def test_verify_tells_models_apart(here: Path) -> None:
         (("plan", "absent:net"), "importing absent failed"),
         (("plan", "nets:absent"), "it has "),
         (("plan", "nets:fails"), "in fails: return net().absent"),
+        (("plan", "nets:quits"), "calling nets:quits failed"),
         (("plan", "nets:number"), "gives a int; accepted: a torch.nn.Module"),
         (("plan", "nets:constant"), "is a int"),
         (("plan", "nets:net", "-i", "1x7x40"), "can't run on (float32[1, 7, 40])"),
