@@ -78,7 +78,7 @@ def convert(
         done = convert_to_folder(
             model, output, to, inputs or (), checkpoint, {**options, "fold": fold}, overwrite=overwrite, trust=trust
         )
-        show(done.text, done.data, as_json=as_json)
+    show(done.text, done.data, as_json=as_json)
     raise typer.Exit(done.code)
 
 
@@ -102,7 +102,7 @@ def plan(
         from convsurgeon.commands.converting import plan_of
 
         done = plan_of(model, inputs or (), options, trust=trust)
-        show(done.text, done.data, as_json=as_json)
+    show(done.text, done.data, as_json=as_json)
     raise typer.Exit(done.code)
 
 
@@ -123,7 +123,7 @@ def verify(
         from convsurgeon.commands.converting import verified
 
         done = verified(reference, candidate, inputs or (), rtol, atol, gradients=gradients, train=train, trust=trust)
-        show(done.text, done.data, as_json=as_json)
+    show(done.text, done.data, as_json=as_json)
     raise typer.Exit(done.code)
 
 
@@ -150,7 +150,7 @@ def checkpoint(
             direction: Direction = "1d" if to_1d else "2d"
             options = {"overwrite": overwrite, "trust": trust, "partial": partial}
             moved = convert_checkpoint(source, target, weight_map, direction, **options, progress=tell)
-        show(str(moved), moved.to_json(), as_json=as_json)
+    show(str(moved), moved.to_json(), as_json=as_json)
 
 
 @app.command()
@@ -187,7 +187,7 @@ def bench(
         from convsurgeon.commands.benching import bench_of
 
         done = bench_of(model, inputs or (), options, rounds, threads, compiled=compiled, trust=trust)
-        show(done.text, done.data, as_json=as_json)
+    show(done.text, done.data, as_json=as_json)
     raise typer.Exit(done.code)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import typer
@@ -30,17 +32,34 @@ errors = Console(stderr=True)
 
 def show(text: str, data: Any, *, as_json: bool) -> None:
     """Print the one or the other to standard output."""
-    typer.echo(json.dumps(data, indent=1) if as_json else text)
+    typer.echo(json_text(data) if as_json else text)
+
+
+def json_text(data: Any) -> str:
+    """The data as JSON, which has no word for what is infinite or no number: these become "inf" and "nan"."""
+    return json.dumps(_plain(data), indent=1, allow_nan=False)
+
+
+def _plain(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {name: _plain(value) for name, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_plain(value) for value in data]
+    return str(data) if isinstance(data, float) and not math.isfinite(data) else data
 
 
 @contextmanager
 def reporting(*, as_json: bool) -> Iterator[None]:
-    """Tell of an error that is the caller's to mend in words, without a traceback, and end with its code."""
+    """Tell of an error that is the caller's to mend in words, without a traceback, and end with its code.
+
+    What the model prints meanwhile goes to the error stream: standard output is for the result, which may be piped.
+    """
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     except (ConvSurgeonError, ValueError, TypeError, OSError) as error:
         if as_json:
-            typer.echo(json.dumps({"error": type(error).__name__, "message": str(error)}, indent=1))
+            typer.echo(json_text({"error": type(error).__name__, "message": str(error)}))
         else:
             errors.print(f"{type(error).__name__}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         code = Code.DIFFERS if isinstance(error, EquivalenceError) else Code.BAD_INPUT

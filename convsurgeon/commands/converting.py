@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import nn
 import convsurgeon
 from convsurgeon.checkpoints.loading import load_weights
 from convsurgeon.checkpoints.location import Location, new_folder, require_free
-from convsurgeon.commands.console import Code, working
+from convsurgeon.commands.console import Code, json_text, working
 from convsurgeon.commands.inputs import sample_of
 from convsurgeon.commands.models import Given, model_of
 from convsurgeon.conversion import Conversion
@@ -82,7 +81,7 @@ def _write(conversion: Conversion, samples: Sequence[Sample], form: Any, folder:
     checked = write_model(conversion, samples[0] if samples else Sample(), form, folder / model)
     conversion.weight_map.save(folder / "weight_map.json")
     (folder / "report.txt").write_text(f"{conversion}\n", encoding="utf-8")
-    (folder / "report.json").write_text(json.dumps(conversion.to_json(), indent=1), encoding="utf-8")
+    (folder / "report.json").write_text(json_text(conversion.to_json()), encoding="utf-8")
     conversion.to_html(folder / "report.html")
     return [model, "weight_map.json", "report.txt", "report.json", "report.html"], checked
 

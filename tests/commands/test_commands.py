@@ -61,6 +61,15 @@ def without():
 def fails():
     return net().absent
 
+class Loud(Net):
+    def forward(self, x):
+        print("running")
+        return super().forward(x) / 0
+
+def loud():
+    print("building")
+    return Loud().eval(), torch.randn(2, 8, 50)
+
 def number():
     return 3
 
@@ -215,6 +224,24 @@ def test_verify_tells_models_apart(here: Path) -> None:
     assert "DIFFERENT" in done.stdout
     assert data("verify", "nets:net", "nets:other", "-i", "1x8x40")["passed"] is False
     assert run("verify", "nets:net", "nets:other", "-i", "1x8x40", "--rtol", "1", "--atol", "10").exit_code == 0
+
+
+def test_standard_output_is_for_the_result_whatever_the_model_prints(here: Path) -> None:
+    done = run("plan", "nets:loud")
+    assert done.stdout.startswith("  captured by")
+    assert "building" in done.stderr
+    assert "running" in done.stderr
+
+
+def _refuse(constant: str) -> None:
+    raise AssertionError(f"{constant} is no JSON")
+
+
+def test_json_is_json_where_figures_are_infinite(here: Path) -> None:
+    found = json.loads(run("verify", "nets:net", "nets:loud", "-i", "1x8x9", "--json").stdout, parse_constant=_refuse)
+    assert "inf" in {one["error"] for one in found["comparisons"]}
+    assert run("convert", "nets:loud", "-o", "out").exit_code == 0
+    json.loads((here / "out/report.json").read_text(), parse_constant=_refuse)
 
 
 @pytest.mark.parametrize(
