@@ -13,6 +13,7 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.text import Text
 
 from convsurgeon.errors import ConvSurgeonError, EquivalenceError
 
@@ -72,14 +73,20 @@ def working(what: str) -> Iterator[None]:
     if not errors.is_terminal:
         yield
         return
-    with errors.status(what):
+    with errors.status(Text(what)):
         yield
 
 
 @contextmanager
 def bytes_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar that is told how many bytes of how many are done, on a terminal."""
-    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=errors, disable=not errors.is_terminal, transient=True) as bar:
         task = bar.add_task(what, total=None)
 
