@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from convsurgeon.checkpoints.location import Location, Where, new_file, new_folder
+from convsurgeon.checkpoints.location import Location, Where, new_file, new_folder, require_apart
 from convsurgeon.errors import CheckpointError
 from convsurgeon.placement import nothing_found, some_of
 from convsurgeon.weight_map import Direction, WeightMap
@@ -78,8 +78,9 @@ def convert_checkpoint(
     here, there = Location.of(source), Location.of(target)
     if not here.exists():
         raise CheckpointError(f"{here} doesn't exist")
-    if f"{there}/".startswith(f"{here}/"):
+    if here.holds(there):
         raise ValueError(f"target is {os.fspath(target)!r}, which is the source or inside it; write elsewhere")
+    require_apart(there, here, *([] if isinstance(weight_map, WeightMap) else [Location.of(weight_map)]))
     if here.is_folder() and here.inside(".metadata").exists():
         from convsurgeon.checkpoints.distributed import convert_distributed
 

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
 import fsspec
@@ -37,6 +38,8 @@ class Location:
             raise CheckpointError(
                 f"{os.fspath(where)}: {error}; accepted: a path, or a URL that fsspec knows"
             ) from error
+        if isinstance(filesystem, LocalFileSystem) and {".", ".."} & set(path.split("/")):
+            path = _real(path)  # what lies behind a link and ".." only the system knows
         return cls(filesystem, path.rstrip("/") or "/")
 
     def __str__(self) -> str:
@@ -58,6 +61,11 @@ class Location:
     def inside(self, name: str) -> Location:
         """A name in this folder."""
         return Location(self.filesystem, f"{self.path}/{name}")
+
+    def holds(self, other: Location) -> bool:
+        """Whether `other` is this file or folder, or in it, whatever links lead there."""
+        mine, theirs = (_real(one.path) if one.is_local else str(one) for one in (self, other))
+        return f"{theirs}/".startswith(f"{mine.rstrip('/')}/")
 
     def exists(self) -> bool:
         """Whether a file or folder is there."""
@@ -127,6 +135,21 @@ def require_free(target: Location, *, overwrite: bool) -> None:
     """
     if target.exists() and not overwrite:
         raise CheckpointError(f"{target} exists; remove it, choose another name, or say overwrite=True (--overwrite)")
+
+
+def require_apart(target: Location, *needed: Location) -> None:
+    """Refuse a target whose replacement would remove what is needed.
+
+    Raises:
+        ValueError: it is, or holds, something of that.
+    """
+    for one in needed:
+        if target.holds(one):
+            raise ValueError(f"target is {target}, which is or holds {one}; write elsewhere")
+
+
+def _real(path: str) -> str:
+    return Path(path).resolve().as_posix()
 
 
 def _put(temporary: Location, target: Location) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import nn
 
 import convsurgeon
 from convsurgeon.checkpoints.loading import load_weights
-from convsurgeon.checkpoints.location import Location, new_folder, require_free
+from convsurgeon.checkpoints.location import Location, new_folder, require_apart, require_free
 from convsurgeon.commands.console import Code, json_text, working
 from convsurgeon.commands.inputs import sample_of
 from convsurgeon.commands.models import Given, model_of
@@ -52,6 +53,8 @@ def convert_to_folder(
     if form not in FORMATS:
         raise ValueError(f"--to is {form!r}; accepted: {', '.join(FORMATS)}")
     target = Location.of(output)
+    model = spec if spec.endswith(".pt2") else spec.rpartition(":")[0]
+    require_apart(target, *(Location.of(path) for path in (os.getcwd(), model, checkpoint) if path))
     require_free(target, overwrite=overwrite)
     given = model_of(spec, trust=trust)
     if checkpoint is not None:

@@ -333,6 +333,36 @@ def test_wrong_arguments(trained: Any, weight_map: WeightMap, tmp_path: Path) ->
     assert load_file(tmp_path / "b")["conv.weight"].dim() == 4
 
 
+def test_nothing_that_is_needed_is_replaced(trained: Any, weight_map: WeightMap, tmp_path: Path) -> None:
+    source, held = tmp_path / "runs/1/a.safetensors", tmp_path / "runs/map.json"
+    source.parent.mkdir(parents=True)
+    save_file(trained[0].state_dict(), source)
+    weight_map.save(held)
+    elsewhere = tmp_path / "elsewhere.safetensors"
+    shutil.copy(source, elsewhere)
+    (tmp_path / "link.safetensors").symlink_to(elsewhere)
+    (tmp_path / "linked").symlink_to(tmp_path / "runs")
+    for one, target, told in [
+        (source, tmp_path / "runs", "is or holds"),
+        (source.parent, tmp_path / "runs", "is or holds"),
+        (source.parent, tmp_path / "linked", "is or holds"),
+        (source.parent, tmp_path / "linked/1", "is the source or inside it"),
+        (elsewhere, tmp_path / "runs", "which is or holds .*map.json"),
+        (tmp_path / "link.safetensors", elsewhere, "is the source or inside it"),
+    ]:
+        with pytest.raises(ValueError, match=told):
+            convert_checkpoint(one, target, held, overwrite=True)
+    assert load_file(source)["conv.weight"].dim() == 3
+    assert load_file(elsewhere)["conv.weight"].dim() == 3
+
+
+def test_dots_in_paths(trained: Any, weight_map: WeightMap, tmp_path: Path) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    save_file(trained[0].state_dict(), tmp_path / "a/b/a.safetensors")
+    convert_checkpoint(f"{tmp_path}/a/b/.", f"{tmp_path}/a/b/../c", weight_map)
+    assert load_file(tmp_path / "a/c/a.safetensors")["conv.weight"].dim() == 4
+
+
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_a_target_that_is_replaced_is_replaced_whole(
     trained: Any, weight_map: WeightMap, tmp_path: Path, kind: str
