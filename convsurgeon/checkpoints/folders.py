@@ -73,8 +73,8 @@ class Files:
             start = file.read(len(ZIP))
         if source.name.endswith(_SAFETENSORS) or not start.startswith((ZIP, PICKLE)):
             self._safetensors({source: target})
-        else:
-            self._torch_file(source, target)
+        elif not self._torch_file(source, target) and not any(entry.moves for entry in self.weight_map.entries):
+            self._copy(source, target)
 
     def _subfolder(self, source: Location, target: Location, *, distributed: bool) -> None:
         if not distributed:

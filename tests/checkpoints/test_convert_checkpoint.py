@@ -356,6 +356,16 @@ def test_nothing_that_is_needed_is_replaced(trained: Any, weight_map: WeightMap,
     assert load_file(elsewhere)["conv.weight"].dim() == 3
 
 
+@pytest.mark.parametrize("name", ["one.pt", "one.safetensors"])
+def test_a_map_in_which_nothing_moves_copies(trained: Any, tmp_path: Path, name: str) -> None:
+    """As that of a model whose weights are all computed."""
+    state = trained[0].state_dict()
+    (torch.save if name.endswith("pt") else save_file)(state, tmp_path / name)
+    moved = convert_checkpoint(tmp_path / name, tmp_path / "out", WeightMap.between(state, state))
+    assert moved.moved == ()
+    assert (tmp_path / "out").read_bytes() == (tmp_path / name).read_bytes()
+
+
 def test_dots_in_paths(trained: Any, weight_map: WeightMap, tmp_path: Path) -> None:
     (tmp_path / "a/b").mkdir(parents=True)
     save_file(trained[0].state_dict(), tmp_path / "a/b/a.safetensors")
