@@ -27,7 +27,7 @@ def moved_shapes(
     bare = {_bare(key): key for key in shapes}
     found: dict[str, Shape] = {}
     wrong: list[str] = []
-    for prefix in _prefixes(weight_map, moving, bare.keys(), partial=partial):
+    for prefix in _prefixes(weight_map, bare.keys(), partial=partial):
         for name, entry in moving.items():
             key = bare.get(prefix + name)
             if key is None:
@@ -40,6 +40,21 @@ def moved_shapes(
                 )
     if wrong:
         raise CheckpointError(some_of(wrong, "\n  ", "entries"))
+    return found
+
+
+def entries_named(weight_map: WeightMap, names: Collection[str]) -> dict[str, Entry]:
+    """The entries of parameters as an optimizer names them, whatever stands before.
+
+    It may lack some of ours, as one does that trains a part, or hold others as well, but not both.
+    """
+    bare = {_bare(name): name for name in names}
+    moving = [entry for entry in weight_map.entries if entry.moves]
+    found: dict[str, Entry] = {}
+    for prefix in _prefixes(weight_map, bare.keys(), partial=True):
+        ours = {prefix + entry.name: entry for entry in weight_map.entries}
+        if not _missing(prefix, moving, bare.keys()) or all(name in ours for name in bare if name.startswith(prefix)):
+            found |= {bare[name]: entry for name, entry in ours.items() if name in bare}
     return found
 
 
@@ -92,12 +107,15 @@ def _bare(key: str) -> str:
     return ".".join(atom for atom in key.split(".") if atom not in _WRAPPERS)
 
 
-def _prefixes(weight_map: WeightMap, moving: Mapping[str, Entry], held: Collection[str], *, partial: bool) -> list[str]:
-    """What stands before our names: where all of them are, else where all that move are, else where most of these are.
+def _prefixes(weight_map: WeightMap, held: Collection[str], *, partial: bool) -> list[str]:
+    """What stands before our names: where all of them are, else all that move, else, if `partial`, most of these.
+
+    Where all parameters are and nothing else is as good: averages of a model lack its buffers.
 
     Raises:
         CheckpointError: some that move are there, and others aren't, and it isn't `partial`.
     """
+    moving = {entry.name: entry for entry in weight_map.entries if entry.moves}
     probes = list(moving)[:: max(1, len(moving) // _PROBES)]
     candidates = sorted({prefix for name in probes for prefix in _before(name, held)}, key=lambda p: (len(p), p))
     missing = {prefix: _missing(prefix, moving.values(), held) for prefix in candidates}
@@ -111,7 +129,11 @@ def _prefixes(weight_map: WeightMap, moving: Mapping[str, Entry], held: Collecti
             f"{len(names)} of the {len(moving)} entries that move are missing: {some_of(names, ', ', 'entries')}; if "
             "they should be, say partial=True (--partial)"
         )
-    whole = [prefix for prefix in complete if not _missing(prefix, weight_map.entries, held)]
+    whole = [
+        prefix
+        for prefix in complete
+        if not _missing(prefix, weight_map.entries, held) or _has_parameters_alone(prefix, weight_map, held)
+    ]
     return whole or complete[:1]
 
 
@@ -123,6 +145,10 @@ def _before(name: str, held: Collection[str]) -> list[str]:
     """The prefixes under which one name is held."""
     dotted = f".{name}"
     return ([""] if name in held else []) + [key.removesuffix(name) for key in held if key.endswith(dotted)]
+
+
+def _has_parameters_alone(prefix: str, weight_map: WeightMap, held: Collection[str]) -> bool:
+    return {key for key in held if key.startswith(prefix)} == {prefix + name for name in weight_map.parameters}
 
 
 def _missing(prefix: str, entries: Collection[Entry], held: Collection[str]) -> list[str]:

@@ -11,7 +11,15 @@ from torch import nn
 
 from convsurgeon.axis import UnitAxis
 from convsurgeon.errors import CheckpointError
-from convsurgeon.placement import SHAPED_SLOTS, Shape, entry_of_shape, moved_shapes, nothing_found, some_of
+from convsurgeon.placement import (
+    SHAPED_SLOTS,
+    Shape,
+    entries_named,
+    entry_of_shape,
+    moved_shapes,
+    nothing_found,
+    some_of,
+)
 from convsurgeon.weight_map import Direction, Entry, WeightMap, versions_of
 
 T = TypeVar("T")
@@ -102,7 +110,6 @@ class Mover:
         self._map = weight_map
         self._direction = direction
         self._axis = UnitAxis(weight_map.unit_axis)
-        self._entries = {entry.name: entry for entry in weight_map.entries}
         self._alike: dict[Shape, Entry] = {}
 
     def any(self, state: Any, path: str = "") -> Any:
@@ -133,23 +140,24 @@ class Mover:
 
     def _optimizer(self, state: Mapping[str, Any], path: str) -> Any:
         names = self._names(state["param_groups"])
-        moved = {at: self._slots(names.get(at), slots, f"{path}{at}.") for at, slots in state["state"].items()}
+        entries = entries_named(self._map, set(names.values()))
+        moved = {
+            at: self._slots(entries.get(names[at]) if at in names else self._of_shape(slots), slots, f"{path}{at}.")
+            for at, slots in state["state"].items()
+        }
         self.found = True
         return _like(state, ((key, moved if key == "state" else value) for key, value in state.items()))
 
-    def _slots(self, name: str | None, slots: Any, path: str) -> Any:
+    def _slots(self, entry: Entry | None, slots: Any, path: str) -> Any:
         """Per-parameter state: what has the parameter's shape moves with it, step counts and the like don't."""
-        entry = None
-        if isinstance(slots, Mapping):
-            entry = self._of_shape(slots) if name is None else self._entries.get(name)
-        if entry is None:
+        if entry is None or not isinstance(slots, Mapping):
             return self.any(slots, path)
         here, _ = entry.shapes(self._direction)
         for slot in SHAPED_SLOTS & set(slots):
             if isinstance(slots[slot], torch.Tensor) and tuple(slots[slot].shape) != here:
                 raise CheckpointError(
-                    f"the optimizer's {slot} for {name!r} has shape {list(slots[slot].shape)}; expected {list(here)}: "
-                    "its parameters are in another order than the model's; build it over model.named_parameters()"
+                    f"the optimizer's {slot} for {entry.name!r} has shape {list(slots[slot].shape)}; expected "
+                    f"{list(here)}: its parameters are in another order than the model's; build it over model.named_parameters()"
                 )
         return {
             slot: self._moved(value, f"{path}{slot}")
@@ -158,8 +166,10 @@ class Mover:
             for slot, value in slots.items()
         }
 
-    def _of_shape(self, slots: Mapping[str, Any]) -> Entry | None:
+    def _of_shape(self, slots: Any) -> Entry | None:
         """An entry like the unnamed parameter of these slots."""
+        if not isinstance(slots, Mapping):
+            return None
         tensors = (value for name, value in slots.items() if name in SHAPED_SLOTS and isinstance(value, torch.Tensor))
         shape = next((tuple(tensor.shape) for tensor in tensors), None)
         if shape is None:

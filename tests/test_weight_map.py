@@ -197,6 +197,42 @@ def test_whatever_stands_before_the_names(conversion: convsurgeon.Conversion, pr
     assert_same(conversion.weight_map.to_1d(moved), state)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "net._orig_mod.", ""])
+@pytest.mark.parametrize("part", ["", "up."])
+def test_names_of_an_optimizer_have_prefixes_too(conversion: convsurgeon.Conversion, prefix: str, part: str) -> None:
+    model = Model()
+    named = [(prefix + name, one) for name, one in model.named_parameters() if name.startswith(part)]
+    trained = torch.optim.Adam([*named, *([] if part else [("other.weight", nn.Parameter(torch.ones(4, 3, 3)))])])
+    model(torch.randn(2, 3, 9)).sum().backward()
+    trained.step()
+    state = {"model": model.state_dict(), "optimizer": trained.state_dict()}
+    moved = conversion.weight_map.to_2d(state)
+    ranks = {name: moved["optimizer"]["state"][at]["exp_avg"].dim() for at, (name, _) in enumerate(named)}
+    assert {name for name, rank in ranks.items() if rank == 4} == {
+        f"{prefix}{name}" for name in ("conv.weight", "up.weight") if name.startswith(part)
+    }
+    assert_same(conversion.weight_map.to_1d(moved), state)
+
+
+def test_an_optimizer_of_another_model_with_some_of_our_names_is_left_alone(
+    conversion: convsurgeon.Conversion,
+) -> None:
+    slots = {"step": torch.tensor(1.0), "exp_avg": torch.ones(4, 3, 3), "exp_avg_sq": torch.ones(4, 3, 3)}
+    groups = [{"params": [0, 1], "param_names": ["conv.weight", "other.weight"]}]
+    other = {"state": {0: slots, 1: slots}, "param_groups": groups}
+    state = {"model": Model().state_dict(), "optimizer": other}
+    assert_same(conversion.weight_map.to_2d(state)["optimizer"], other)
+
+
+def test_averages_without_buffers_beside_the_model(conversion: convsurgeon.Conversion) -> None:
+    model = Model()
+    state = {f"model.{name}": value for name, value in model.state_dict().items()}
+    state |= {f"ema.{name}": value.detach() for name, value in model.named_parameters()}
+    moved = conversion.weight_map.to_2d(state)
+    assert moved["model.conv.weight"].dim() == moved["ema.conv.weight"].dim() == 4
+    assert_same(conversion.weight_map.to_1d(moved), state)
+
+
 def test_wrappers_inside_names_are_seen_through(conversion: convsurgeon.Conversion) -> None:
     state = {name.replace("up.", "up._orig_mod."): value for name, value in Model().state_dict().items()}
     assert conversion.weight_map.to_2d(state)["up._orig_mod.weight"].dim() == 4
