@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -27,7 +28,7 @@ from convsurgeon.planning import Kept, Plan, Selection, make_plan
 from convsurgeon.report import conversion_text
 from convsurgeon.request import Request
 from convsurgeon.rewrite import rewrite
-from convsurgeon.samples import Sample
+from convsurgeon.samples import Sample, as_samples
 from convsurgeon.verification import Tolerance, Verification, verify_samples
 from convsurgeon.weight_map import WeightMap
 
@@ -42,7 +43,8 @@ class Conversion:
     """What `convert` returns: the module, what was decided, the proof, and how the weights moved.
 
     `verification` is None if none was asked for. `seconds` are those of each step. `planned`, the captured
-    graphs and their plans, is kept for `to_html`, which runs original and result node by node.
+    graphs and their plans, is kept for `to_html`, which runs original and result node by node, and `samples` for
+    `export`.
     """
 
     module: nn.Module
@@ -52,6 +54,7 @@ class Conversion:
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
     planned: tuple[tuple[Part, Plan], ...] = field(default=(), repr=False, compare=False)
     program: ExportedProgram | None = field(default=None, repr=False, compare=False)
+    samples: tuple[Sample, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def exported_program(self) -> ExportedProgram:
@@ -90,8 +93,33 @@ class Conversion:
         """
         write_text(path, conversion_page(self))
 
-    def __str__(self) -> str:
+    def export(self, path: str | os.PathLike[str], sample_inputs: Any = None, *, partitioner: str = "xnnpack") -> str:
+        """Write the converted model for other tools, by the suffix of `path`, and compare what was written with it.
 
+        ``.pt2`` by torch.export, ``.onnx`` by torch's own exporter, ``.safetensors`` the weights alone, ``.pte`` by
+        ExecuTorch with one of its partitioners, ``.tflite`` by litert-torch. The last three are packages of their own:
+        ``pip install 'convsurgeon[onnx]'``, ``[executorch]`` or ``[litert]``.
+
+        Args:
+            path: the file to write, of one of these suffixes; on failure, what was there stays.
+            sample_inputs: a sample of the original to export by; None for the first that was converted with.
+            partitioner: ExecuTorch's, by name.
+
+        Returns:
+            How what was written was checked, in words.
+
+        Raises:
+            UnsupportedError: the model can't be exported so, or a package is missing; says which.
+            EquivalenceError: what was written computes something else.
+            ValueError: another suffix, or no sample.
+            OSError: the file can't be written.
+        """
+        from convsurgeon.formats import export_file
+
+        samples = self.samples if sample_inputs is None else as_samples(sample_inputs)
+        return export_file(self, samples[0] if samples else None, Path(path), partitioner=partitioner)
+
+    def __str__(self) -> str:
         return conversion_text(self)
 
 
@@ -175,7 +203,7 @@ def convert(
     if verify:
         verification = _verified(model, source, module, samples, tolerance, choice.whole)
         watch.lap("verify")
-    return Conversion(module, plan_, verification, weight_map, watch.seconds, tuple(planned), request.program)
+    return Conversion(module, plan_, verification, weight_map, watch.seconds, tuple(planned), request.program, samples)
 
 
 @paused_collector()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import tempfile
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,30 +18,59 @@ from convsurgeon.conversion import Conversion
 from convsurgeon.converted import ConvertedModule
 from convsurgeon.errors import UnsupportedError
 from convsurgeon.samples import Sample
+from convsurgeon.toolchains import Run, write_executorch, write_litert
 from convsurgeon.verification import Tolerance, verify_samples
 
-Format = Literal["pt2", "onnx", "safetensors"]
+Format = Literal["pt2", "onnx", "safetensors", "pte", "tflite"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 
-def write_model(conversion: Conversion, sample: Sample, form: Format, path: Path) -> str:
+def write_model(
+    conversion: Conversion, sample: Sample, form: Format, path: Path, *, partitioner: str = "xnnpack"
+) -> str:
     """Write `conversion.module` to `path`; returns in words how what was written was checked.
 
     "pt2" is an exported program with every axis left open that can be, "onnx" what ``torch.onnx.export`` makes of it,
-    "safetensors" the weights in 2-D alone. `sample` is one that the original takes.
+    "safetensors" the weights in 2-D alone; "pte" is ExecuTorch's, by one of its partitioners, and "tflite" LiteRT's,
+    both of the sizes of the sample. `sample` is one that the original takes.
 
     Raises:
         UnsupportedError: the model can't be exported so, or a package is missing; says which.
         EquivalenceError: what was written computes something else.
         OSError: the file can't be written.
     """
+    module = conversion.module
     if form == "safetensors":
-        return _write_weights(conversion.module, path)
-    given = _given(conversion.module, sample)
-    program = conversion.exported_program if conversion.program is not None else _exported(conversion.module, given)
+        return _write_weights(module, path)
+    given = _given(module, sample)
+    if form == "tflite":
+        run = write_litert(module, given, path)
+        return _compared(module, run, given, "the runtime of LiteRT")
+    fixed = form == "pte"
+    program = conversion.exported_program if conversion.program is not None else _exported(module, given, fixed=fixed)
+    if form == "pte":
+        return _compared(module, write_executorch(program, path, partitioner), given, "the runtime of ExecuTorch")
     if form == "pt2":
-        return _write_program(program, conversion.module, given, path)
-    return _write_onnx(program, conversion.module, given, path)
+        return _write_program(program, module, given, path)
+    return _write_onnx(program, module, given, path)
+
+
+def export_file(conversion: Conversion, sample: Sample | None, path: Path, *, partitioner: str) -> str:
+    """`write_model` by the suffix of `path`, which appears when it is whole, with what the format puts beside it.
+
+    Raises:
+        ValueError: another suffix, or no sample where the model is exported by one.
+    """
+    form = path.suffix.removeprefix(".")
+    if form not in FORMATS:
+        raise ValueError(f"path is {str(path)!r}; accepted: a suffix among .{', .'.join(FORMATS)}")
+    if sample is None and form != "safetensors":
+        raise ValueError(f"there is no sample to export a .{form} by; give sample_inputs")
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        checked = write_model(conversion, sample or Sample(), form, Path(folder) / path.name, partitioner=partitioner)
+        for file in Path(folder).iterdir():
+            file.replace(path.with_name(file.name))
+    return checked
 
 
 def _write_weights(module: nn.Module, path: Path) -> str:
@@ -70,14 +100,15 @@ def _given(module: nn.Module, sample: Sample) -> Sample:
     return Sample(args, {name: bound.arguments[name] for name in named[: last + 1]})
 
 
-def _exported(module: nn.Module, given: Sample) -> ExportedProgram:
-    """The program, of open axes if it can be, else of the sample's sizes.
+def _exported(module: nn.Module, given: Sample, *, fixed: bool) -> ExportedProgram:
+    """The program, of open axes if it can be, else, or if it is to be `fixed`, of the sample's sizes.
 
     Raises:
         UnsupportedError: it can't be exported.
     """
     failed: Exception | None = None
-    for sample, shapes in ((given.map(doubled), _open_axes(given)), (given, _open_axes(given)), (given, None)):
+    ways = [(given.map(doubled), _open_axes(given)), (given, _open_axes(given)), (given, None)]
+    for sample, shapes in ways[-1:] if fixed else ways:
         try:
             with quiet():
                 program = torch.export.export(
@@ -122,33 +153,53 @@ def _write_onnx(program: ExportedProgram, module: nn.Module, given: Sample, path
     except ImportError:
         return "not run: onnxruntime is not installed"
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    _require_equal(module, _Session(session, module(*given.args, **given.kwargs)), given, _ONNX_TOLERANCE)
-    return "run by onnxruntime, and equal to the converted model on the sample"
+    names = [one.name for one in session.get_inputs()]
+
+    def run(*tensors: torch.Tensor) -> list[torch.Tensor]:
+        given = {name: tensor.detach().numpy() for name, tensor in zip(names, tensors, strict=True)}
+        return [torch.from_numpy(leaf) for leaf in session.run(None, given)]
+
+    return _compared(module, run, given, "onnxruntime")
 
 
-_ONNX_TOLERANCE = Tolerance(rtol=1e-3, atol=1e-4)
-"""Another runtime, with kernels of its own."""
+_ELSEWHERE = Tolerance(rtol=1e-3, atol=1e-4)
+"""Of another runtime, with kernels of its own."""
 
 
-class _Session(nn.Module):
-    """A session of onnxruntime, called as the module that it was exported from."""
+class _Elsewhere(nn.Module):
+    """What another runtime runs, called as the module that it was exported from."""
 
-    def __init__(self, session: Any, like: Any) -> None:
+    def __init__(self, run: Run, like: Any) -> None:
         super().__init__()
 
-        def run(given: Any) -> Any:
-            return session.run(None, given)
+        def called(*tensors: torch.Tensor) -> Any:
+            return run(*tensors)
 
-        self._run = run  # a function, which cloning a module leaves alone
-        self._names = [one.name for one in session.get_inputs()]
+        self._run = called  # a plain function, which cloning a module leaves alone
         self._structure = pytree.tree_structure(like)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        given = {name: tensor.detach().numpy() for name, tensor in zip(self._names, tensors, strict=True)}
-        leaves = [torch.from_numpy(leaf) for leaf in self._run(given)]
-        return pytree.tree_unflatten(leaves, self._structure)
+        return pytree.tree_unflatten(self._run(*tensors), self._structure)
+
+
+def _compared(module: nn.Module, run: Run, given: Sample, where: str) -> str:
+    with torch.no_grad():
+        like = module(*given.args, **given.kwargs)
+    _require_equal(module, _Elsewhere(run, like), given, _ELSEWHERE)
+    return f"run by {where}, and equal to the converted model on the sample"
+
+
+class _AsItIs(nn.Module):
+    """A module called with what it takes, 4-D or not: verification gives a converted one what the original takes."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
 
 
 def _require_equal(module: nn.Module, written: nn.Module, given: Sample, tolerance: Tolerance | None) -> None:
-    verify_samples(module, written, (given,), tolerance, gradients=False, train=False, capture=None).require()
+    verify_samples(_AsItIs(module), written, (given,), tolerance, gradients=False, train=False, capture=None).require()

@@ -8,6 +8,8 @@ import hypothesis
 import pytest
 import torch
 
+collect_ignore_glob = ["accelerators/worker_*.py"]  # they run in environments of their own
+
 torch.set_num_threads(1)  # these models are small: more threads only wait for each other
 
 hypothesis.settings.register_profile("default", deadline=None, print_blob=True)

@@ -57,7 +57,9 @@ def convert(
     output: Annotated[Path, typer.Option("--output", "-o", help="the folder to write: model, weight map and report")],
     inputs: Inputs = None,
     checkpoint: Checkpoint = None,
-    to: Annotated[str, typer.Option(help="pt2, onnx, or safetensors (the weights alone)")] = "pt2",
+    to: Annotated[
+        str, typer.Option(help="pt2, onnx, pte (ExecuTorch), tflite (LiteRT), or safetensors (the weights alone)")
+    ] = "pt2",
     lift: Lift = "regions",
     io: Io = "1d",
     unit_axis: Axis = -2,

@@ -259,7 +259,7 @@ def test_json_is_json_where_figures_are_infinite(here: Path) -> None:
         (("plan", "nets:net", "-i", "1x8x40", "--unit-axis", "3"), "unit_axis is 3; accepted: -2, -1"),
         (("plan", "nets:net", "-i", "1x8x40", "--lift", "up"), "lift is 'up'"),
         (("plan", "nets:net", "-i", "1x8x40", "--exclude", "absent.*"), "matches no module"),
-        (("convert", "nets:net", "-i", "1x8x40", "-o", "out", "--to", "tflite"), "--to is 'tflite'; accepted: pt2"),
+        (("convert", "nets:net", "-i", "1x8x40", "-o", "out", "--to", "exe"), "--to is 'exe'; accepted: pt2"),
         (("convert", "nets:net", "-i", "1x8x40", "-o", ".", "--overwrite"), "write elsewhere"),
         (("convert", "nets.py:net", "-i", "1x8x40", "-o", "nets.py", "--overwrite"), "write elsewhere"),
         (("convert", "nets:net", "-o", "out"), "nets:net gives no sample, and --to pt2 takes one"),

@@ -1,0 +1,53 @@
+"""The compilers of accelerators take converted networks as they take networks written in 4-D by hand.
+
+Each toolchain has an environment of its own, which is made when it isn't there (a minute each).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from accelerators.environments import python_with, rows
+
+pytestmark = [pytest.mark.slow, pytest.mark.toolchains]
+NETWORKS = pytest.mark.parametrize("network", ["A", "B", "C", "D"])
+
+
+@pytest.fixture(scope="module")
+def xnnpack(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    python = python_with("executorch==1.5.1")
+    return rows(python, "worker_executorch.py", str(tmp_path_factory.mktemp("executorch")))
+
+
+@pytest.fixture(scope="module")
+def vela(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    python = python_with("litert-torch==0.10.0", "ethos-u-vela==5.2.0")
+    return rows(python, "worker_vela.py", str(tmp_path_factory.mktemp("vela")))
+
+
+@pytest.mark.xdist_group("executorch")
+@NETWORKS
+def test_executorch_delegates_it_as_if_it_were_written_by_hand(xnnpack: dict[str, Any], network: str) -> None:
+    row = xnnpack[network]
+    assert row["checked"] == "run by the runtime of ExecuTorch, and equal to the converted model on the sample"
+    assert row["converted"]["subgraphs"] <= row["original"]["subgraphs"]
+    if network == "A":  # written with squeeze(-1), by hand with flatten(1): XNNPACK takes only the latter
+        assert row["converted"]["outside"] == sorted([*row["by hand"]["outside"], "aten.squeeze_copy.dims"])
+    else:
+        assert row["converted"] == row["by hand"]
+
+
+@pytest.mark.xdist_group("executorch")
+def test_executorch_takes_a_network_on_raw_sound_in_one_piece(xnnpack: dict[str, Any]) -> None:
+    assert xnnpack["M5"]["converted"]["subgraphs"] < xnnpack["M5"]["original"]["subgraphs"]
+
+
+@pytest.mark.xdist_group("vela")
+@NETWORKS
+def test_vela_gives_it_the_cycles_of_one_written_by_hand(vela: dict[str, Any], network: str) -> None:
+    row = vela[network]
+    assert row["checked"] == "run by the runtime of LiteRT, and equal to the converted model on the sample"
+    assert row["converted"]["cpu"] <= row["by hand"]["cpu"] <= row["original"]["cpu"]
+    assert row["converted"]["cycles"] <= 1.02 * row["by hand"]["cycles"]
+    assert row["converted"]["cycles"] <= row["original"]["cycles"]

@@ -1,0 +1,123 @@
+"""One call writes the converted model for other tools, and what was written is compared with it."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import convsurgeon
+from convsurgeon import EquivalenceError, UnsupportedError, formats
+
+
+class Two(nn.Module):
+    """Two inputs, one of them with a default, and a dict of outputs; a tied weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.again = nn.Conv1d(4, 4, 3, padding=1), nn.Conv1d(4, 4, 3, padding=1)
+        self.again.weight = self.conv.weight
+
+    def forward(
+        self, x: torch.Tensor, scale: float = 2.0, *, mask: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        y = self.again(torch.relu(self.conv(x))) * scale
+        return {"y": y if mask is None else y * mask, "mean": y.mean(-1)}
+
+
+X = torch.randn(1, 4, 20)
+SAMPLES = {
+    "by place": (X,),
+    "by name": convsurgeon.Sample((X,), {"mask": torch.ones(1, 1, 20)}),
+    "a flag": convsurgeon.Sample((X, 3.0), {}),
+}
+
+
+@pytest.fixture
+def conversion() -> convsurgeon.Conversion:
+    return convsurgeon.convert(Two().eval(), X)
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize("io", ["1d", "2d"])
+def test_a_program_of_open_sizes(tmp_path: Path, name: str, io: str) -> None:
+    conversion = convsurgeon.convert(Two().eval(), SAMPLES[name], io=io)
+    assert "equal to the converted model" in conversion.export(tmp_path / "two.pt2")
+    assert [p.name for p in tmp_path.iterdir()] == ["two.pt2"]
+    if name == "by place" and io == "1d":
+        other = torch.randn(3, 4, 33)
+        found = torch.export.load(str(tmp_path / "two.pt2")).module()(other)
+        torch.testing.assert_close(found, conversion.module(other))
+
+
+@pytest.mark.models
+@pytest.mark.filterwarnings("ignore")  # torch's own, in its exporter
+@pytest.mark.parametrize("name", ["by place", "by name"])
+def test_onnx(tmp_path: Path, name: str) -> None:
+    onnx = pytest.importorskip("onnx")
+    conversion = convsurgeon.convert(Two().eval(), SAMPLES[name])
+    assert "run by onnxruntime, and equal" in conversion.export(tmp_path / "two.onnx")
+    graph = onnx.load(tmp_path / "two.onnx").graph
+    assert [node.op_type for node in graph.node].count("Conv") == 2
+    assert not {"Transpose"} & {node.op_type for node in graph.node}
+
+
+def test_weights(tmp_path: Path, conversion: convsurgeon.Conversion) -> None:
+    conversion.export(tmp_path / "two.safetensors")
+    assert {name: tuple(value.shape) for name, value in load_file(tmp_path / "two.safetensors").items()} == {
+        name: tuple(value.shape) for name, value in conversion.module.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize(("suffix", "package"), [("pte", "executorch"), ("tflite", "litert")])
+def test_a_package_that_is_missing_is_named(
+    tmp_path: Path, conversion: convsurgeon.Conversion, suffix: str, package: str
+) -> None:
+    if importlib.util.find_spec({"litert": "litert_torch"}.get(package, package)) is not None:
+        pytest.skip(f"{package} is installed")
+    with pytest.raises(UnsupportedError, match=rf"is not installed; pip install 'convsurgeon\[{package}\]'"):
+        conversion.export(tmp_path / f"two.{suffix}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_refused(tmp_path: Path, conversion: convsurgeon.Conversion) -> None:
+    with pytest.raises(ValueError, match=r"accepted: a suffix among .pt2, .onnx, .safetensors, .pte, .tflite"):
+        conversion.export(tmp_path / "two.exe")
+    alone = convsurgeon.convert(nn.Conv1d(2, 2, 3), verify=False)
+    with pytest.raises(ValueError, match=r"no sample to export a .pt2 by; give sample_inputs"):
+        alone.export(tmp_path / "two.pt2")
+    with pytest.raises(ValueError, match="partitioner is 'vulkan'; accepted: xnnpack"):
+        conversion.export(tmp_path / "two.pte", partitioner="vulkan")
+    alone.export(tmp_path / "two.pt2", torch.randn(1, 2, 9))
+    assert (tmp_path / "two.pt2").exists()
+
+
+def test_what_stood_there_stays_if_what_was_written_is_wrong(
+    tmp_path: Path, conversion: convsurgeon.Conversion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "two.pt2").write_text("precious")
+    other = torch.export.export(Two().eval(), (X,))
+    monkeypatch.setattr(formats, "_exported", lambda module, given, *, fixed: other)
+    with pytest.raises(EquivalenceError):
+        conversion.export(tmp_path / "two.pt2")
+    assert [p.name for p in tmp_path.iterdir()] == ["two.pt2"]
+    assert (tmp_path / "two.pt2").read_text() == "precious"
+
+
+def test_a_model_that_python_runs_says_what_can_be_written(tmp_path: Path) -> None:
+    class Decides(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv1d(4, 4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(x) if float(x.sum()) > -1e9 else x
+
+    conversion = convsurgeon.convert(Decides().eval(), X, capture="islands")
+    with pytest.raises(UnsupportedError, match=r"(?s)can't be exported by torch.export.*weights alone can be written"):
+        conversion.export(tmp_path / "one.pt2")
+    conversion.export(tmp_path / "one.safetensors")
