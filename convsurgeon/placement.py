@@ -81,10 +81,25 @@ def entry_of_shape(weight_map: WeightMap, shape: Shape, direction: Direction) ->
     return alike[0]
 
 
+def shape_of_parameter(weight_map: WeightMap, slots: Mapping[str, Shape], direction: Direction) -> Shape | None:
+    """The shape of the parameter that an optimizer's slots of these shapes are of, None if nothing of it would move."""
+    shaped = [shape for slot, shape in slots.items() if slot in SHAPED_SLOTS]
+    moving = (entry.shapes(direction)[0] for entry in weight_map.entries if entry.moves)
+    return shaped[0] if shaped else next((shape for shape in moving if shape in slots.values()), None)
+
+
 SHAPED_SLOTS = frozenset(
     {"exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "acc_delta", "sum"}
 )
 """What torch's optimizers keep in the shape of the parameter."""
+
+
+def factored(slot: str, name: str, shape: Sequence[int], expected: Shape) -> str:
+    """The message for optimizer state that is made of a parameter's rows and columns, which are others in 2-D."""
+    return (
+        f"the optimizer's {slot} for {name!r} has shape {list(shape)}, and not its parameter's, {list(expected)}: "
+        "state that is factored can't move; leave the optimizer out, and begin it anew"
+    )
 
 
 def nothing_found(weight_map: WeightMap, where: object = "this state") -> CheckpointError:

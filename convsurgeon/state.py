@@ -16,8 +16,10 @@ from convsurgeon.placement import (
     Shape,
     entries_named,
     entry_of_shape,
+    factored,
     moved_shapes,
     nothing_found,
+    shape_of_parameter,
     some_of,
 )
 from convsurgeon.weight_map import Direction, Entry, WeightMap, versions_of
@@ -153,12 +155,16 @@ class Mover:
         if entry is None or not isinstance(slots, Mapping):
             return self.any(slots, path)
         here, _ = entry.shapes(self._direction)
-        for slot in SHAPED_SLOTS & set(slots):
-            if isinstance(slots[slot], torch.Tensor) and tuple(slots[slot].shape) != here:
+        for slot, value in slots.items():
+            if not isinstance(value, torch.Tensor) or tuple(value.shape) == here:
+                continue
+            if slot in SHAPED_SLOTS:
                 raise CheckpointError(
-                    f"the optimizer's {slot} for {entry.name!r} has shape {list(slots[slot].shape)}; expected "
-                    f"{list(here)}: its parameters are in another order than the model's; build it over model.named_parameters()"
+                    f"the optimizer's {slot} for {entry.name!r} has shape {list(value.shape)}; expected {list(here)}: "
+                    "its parameters are in another order than the model's; build it over model.named_parameters()"
                 )
+            if entry.moves and value.dim() > 1:
+                raise CheckpointError(factored(slot, entry.name, value.shape, here))
         return {
             slot: self._moved(value, f"{path}{slot}")
             if entry.moves and isinstance(value, torch.Tensor) and tuple(value.shape) == here
@@ -170,8 +176,8 @@ class Mover:
         """An entry like the unnamed parameter of these slots."""
         if not isinstance(slots, Mapping):
             return None
-        tensors = (value for name, value in slots.items() if name in SHAPED_SLOTS and isinstance(value, torch.Tensor))
-        shape = next((tuple(tensor.shape) for tensor in tensors), None)
+        shapes = {slot: tuple(value.shape) for slot, value in slots.items() if isinstance(value, torch.Tensor)}
+        shape = shape_of_parameter(self._map, shapes, self._direction)
         if shape is None:
             return None
         if shape not in self._alike:

@@ -164,6 +164,29 @@ def test_unnamed_parameters_in_several_groups_are_told_by_their_shapes(conversio
         conversion.weight_map.to_2d(state)
 
 
+@pytest.mark.parametrize("kind", [torch.optim.Rprop, torch.optim.ASGD])
+def test_slots_of_any_name_tell_their_parameter_by_their_shapes(
+    conversion: convsurgeon.Conversion, kind: type[torch.optim.Optimizer]
+) -> None:
+    model = Model()
+    trained = kind([{"params": [p for p in model.parameters() if (p.dim() > 1) is heavy]} for heavy in (True, False)])
+    model(torch.randn(2, 3, 9)).sum().backward()
+    trained.step()
+    state = trained.state_dict()
+    moved = conversion.weight_map.to_2d(state)
+    assert [max(one.dim() for one in moved["state"][at].values()) for at in range(3)] == [4, 4, 2]
+    assert_same(conversion.weight_map.to_1d(moved), state)
+
+
+def test_state_that_is_factored_is_refused(conversion: convsurgeon.Conversion) -> None:
+    model = Model()
+    trained = torch.optim.Adafactor(model.parameters())
+    model(torch.randn(2, 3, 9)).sum().backward()
+    trained.step()
+    with pytest.raises(CheckpointError, match=r"row_var for 'conv.weight' has shape \[4, 3, 1\].*is factored"):
+        conversion.weight_map.to_2d(trained.state_dict())
+
+
 def test_optimizer_state_by_names(conversion: convsurgeon.Conversion) -> None:
     model = Model()
     trained = torch.optim.Adam(model.parameters())

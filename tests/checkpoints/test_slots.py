@@ -100,7 +100,7 @@ def test_state_of_another_shape_than_its_parameter() -> None:
 
 
 def test_other_slots_move_where_they_have_the_shape() -> None:
-    state = {"optim": {"state": {"a.weight": {"mean": BEFORE, "rows": (4, 3), "deep": {"sign": BEFORE}}}}}
+    state = {"optim": {"state": {"a.weight": {"mean": BEFORE, "each": (4,), "deep": {"sign": BEFORE}}}}}
     assert slots(weight_map("a.weight"), state) == {
         "optim.state.a.weight.mean": AFTER,
         "optim.state.a.weight.deep.sign": AFTER,
@@ -134,3 +134,19 @@ def test_indices_that_can_not_be_told_apart() -> None:
 
 def test_an_optimizer_without_state_that_has_a_shape() -> None:
     assert slots(weight_map("a.weight"), indexed(1, _0={"step": ()})) == {}
+
+
+def test_state_that_is_factored_is_refused() -> None:
+    held = weight_map("a.weight", b=(2, 2))
+    model = {"a.weight": BEFORE, "b": (2, 2)}
+    of_b = {"b": {"row_var": (2, 1), "col_var": (1, 2)}}
+    assert slots(held, {"model": model, "optim": {"state": of_b}}) == {}
+    of_a = {"a.weight": {"row_var": (4, 3, 1), "col_var": (4, 1, 5)}}
+    with pytest.raises(CheckpointError, match=r"row_var for 'a\.weight' has shape \[4, 3, 1\].*is factored"):
+        slots(held, {"model": model, "optim": {"state": of_a}})
+
+
+def test_slots_of_any_name_by_their_shapes() -> None:
+    state = {name: {"prev": shape, "step": ()} for name, shape in (("0", BEFORE), ("1", (2,)))}
+    found = slots(weight_map(b=(2,)), {"optim": {"state": state}})
+    assert found == {"optim.state.0.prev": AFTER}

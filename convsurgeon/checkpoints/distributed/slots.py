@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from convsurgeon.errors import CheckpointError
-from convsurgeon.placement import SHAPED_SLOTS, Shape, entry_of_shape
+from convsurgeon.placement import SHAPED_SLOTS, Shape, entry_of_shape, factored, shape_of_parameter
 from convsurgeon.weight_map import Direction, WeightMap
 
 Path = tuple[str | int, ...]
@@ -120,7 +120,8 @@ def _by_order(state: FlatState, optimizer: _Optimizer) -> list[dict[str, Shapes]
 
 
 def _by_shape(state: FlatState, slots: Mapping[str, str]) -> Collection[Shapes]:
-    shape = next((state.shapes[key] for slot, key in slots.items() if slot in SHAPED_SLOTS), None)
+    shapes = {slot: state.shapes[key] for slot, key in slots.items()}
+    shape = shape_of_parameter(state.weight_map, shapes, state.direction)
     return [] if shape is None else [entry_of_shape(state.weight_map, shape, state.direction).shapes(state.direction)]
 
 
@@ -134,6 +135,8 @@ def _moved(
         if slot in SHAPED_SLOTS and any(shape != before for before, after in ways if before != after):
             expected = " or ".join(str(list(before)) for before, _ in ways)
             raise CheckpointError(f"{key!r} has shape {list(shape)}; its parameter {name!r} has {expected}")
+        if len(shape) > 1 and ways and all(shape != before != after for before, after in ways):
+            raise CheckpointError(factored(slot, name, shape, next(iter(ways))[0]))
         if len(shapes) > 1:
             raise CheckpointError(
                 f"{key!r} may be of any of several parameters {name!r}, of which some move and others don't; save each "
