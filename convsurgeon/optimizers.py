@@ -29,14 +29,13 @@ def moved_optimizer(
     names = _names(weight_map, optimizer, parameters)
     state = copy.deepcopy(optimizer.state_dict())
     groups: list[Group] = []
-    for group, own in zip(state["param_groups"], names, strict=True):
-        named = "param_names" in group
+    named = ["param_names" in group for group in state["param_groups"]]
+    for group, own, is_named in zip(state["param_groups"], names, named, strict=True):
         group["param_names"] = list(own)
-        pairs = [(name, parameters[name]) for name in own]
-        groups.append({"params": pairs if named else [parameter for _, parameter in pairs]})
+        groups.append({"params": [(name, parameters[name]) if is_named else parameters[name] for name in own]})
     moved = moved_state(weight_map, state, "2d")
-    for group, built in zip(moved["param_groups"], groups, strict=True):
-        if not isinstance(built["params"][0], tuple):
+    for group, is_named in zip(moved["param_groups"], named, strict=True):
+        if not is_named:
             del group["param_names"]
     result = _like(optimizer, groups)
     result.load_state_dict(moved)
@@ -49,7 +48,7 @@ def _like(optimizer: torch.optim.Optimizer, groups: list[Group]) -> torch.optim.
     options = {name: value for name, value in optimizer.defaults.items() if name in accepted}
     try:
         return kind(groups, **options)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # a class of the user's may raise anything
         raise CheckpointError(
             f"a {kind.__name__} can't be built from its parameter groups and defaults ({error}); build one over the "
             "converted module's parameters, and load weight_map.to_2d(optimizer.state_dict()) into it"

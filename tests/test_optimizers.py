@@ -41,6 +41,7 @@ MAKERS: dict[str, Any] = {
     "rmsprop": lambda m: torch.optim.RMSprop(m.parameters(), lr=0.01, momentum=0.5, centered=True),
     "adagrad": lambda m: torch.optim.Adagrad(m.parameters(), lr=0.05),
     "lbfgs": lambda m: torch.optim.LBFGS(m.parameters(), lr=0.1, max_iter=2),
+    "an empty group": lambda m: torch.optim.Adam([{"params": m.parameters()}, {"params": [], "lr": 1.0}], lr=0.01),
     "some parameters": lambda m: torch.optim.Adam([*m.deep.parameters(), m.conv.weight], lr=0.01),
 }
 
@@ -96,13 +97,22 @@ def test_parameters_that_can_not_be_told_apart() -> None:
         conversion.weight_map.move_optimizer(partly, conversion.module)
 
 
-def test_an_optimizer_that_can_not_be_built_like_another() -> None:
-    class Strange(torch.optim.SGD):
-        def __init__(self, model: nn.Module, depth: int) -> None:
-            super().__init__(model.parameters(), lr=0.1)
-            self.depth = depth
+class Strange(torch.optim.SGD):
+    def __init__(self, model: nn.Module, depth: int) -> None:
+        super().__init__(model.parameters(), lr=0.1)
+        self.depth = depth
 
+
+class OfModel(torch.optim.SGD):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("make", [lambda model: Strange(model, 2), OfModel])
+def test_an_optimizer_that_can_not_be_built_like_another(make: Any) -> None:
     model = Net()
     conversion = convsurgeon.convert(model, X)
-    with pytest.raises(CheckpointError, match=r"a Strange can't be built.*weight_map.to_2d\(optimizer.state_dict"):
-        conversion.weight_map.move_optimizer(Strange(model, 2), conversion.module)
+    optimizer = make(model)
+    words = rf"a {type(optimizer).__name__} can't be built.*weight_map.to_2d\(optimizer.state_dict"
+    with pytest.raises(CheckpointError, match=words):
+        conversion.weight_map.move_optimizer(optimizer, conversion.module)
