@@ -24,7 +24,7 @@ def moved_shapes(
         CheckpointError: some of the entries that move are there and others aren't, or have other shapes.
     """
     moving = {entry.name: entry for entry in weight_map.entries if entry.moves}
-    bare = {_bare(key): key for key in shapes}
+    bare = {bare_name(key): key for key in shapes}
     found: dict[str, Shape] = {}
     wrong: list[str] = []
     for prefix in _prefixes(weight_map, bare.keys(), partial=partial):
@@ -48,7 +48,7 @@ def entries_named(weight_map: WeightMap, names: Collection[str]) -> dict[str, En
 
     It may lack some of ours, as one does that trains a part, or hold others as well, but not both.
     """
-    bare = {_bare(name): name for name in names}
+    bare = {bare_name(name): name for name in names}
     moving = [entry for entry in weight_map.entries if entry.moves]
     found: dict[str, Entry] = {}
     for prefix in _prefixes(weight_map, bare.keys(), partial=True):
@@ -116,7 +116,8 @@ def some_of(texts: Sequence[str], between: str, noun: str, shown: int = 6) -> st
     return between.join([*texts[:shown], *more])
 
 
-def _bare(key: str) -> str:
+def bare_name(key: str) -> str:
+    """A name without what torch.compile, FSDP and activation checkpointing put into it."""
     if not any(wrapper in key for wrapper in _WRAPPERS):
         return key
     return ".".join(atom for atom in key.split(".") if atom not in _WRAPPERS)
@@ -132,7 +133,7 @@ def _prefixes(weight_map: WeightMap, held: Collection[str], *, partial: bool) ->
     """
     moving = {entry.name: entry for entry in weight_map.entries if entry.moves}
     probes = list(moving)[:: max(1, len(moving) // _PROBES)]
-    candidates = sorted({prefix for name in probes for prefix in _before(name, held)}, key=lambda p: (len(p), p))
+    candidates = sorted({prefix for name in probes for prefix in prefixes_of(name, held)}, key=lambda p: (len(p), p))
     missing = {prefix: _missing(prefix, moving.values(), held) for prefix in candidates}
     complete = [prefix for prefix in candidates if not missing[prefix]]
     if candidates and not complete:
@@ -156,7 +157,7 @@ _PROBES = 8
 """How many of the names that move are looked for under any prefix: not all, for there may be thousands of each."""
 
 
-def _before(name: str, held: Collection[str]) -> list[str]:
+def prefixes_of(name: str, held: Collection[str]) -> list[str]:
     """The prefixes under which one name is held."""
     dotted = f".{name}"
     return ([""] if name in held else []) + [key.removesuffix(name) for key in held if key.endswith(dotted)]

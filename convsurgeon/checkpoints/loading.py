@@ -13,7 +13,7 @@ from torch import nn
 from convsurgeon.checkpoints.location import Location
 from convsurgeon.checkpoints.torch_files import load_torch_file
 from convsurgeon.errors import CheckpointError
-from convsurgeon.placement import some_of
+from convsurgeon.placement import bare_name, prefixes_of, some_of
 
 State = dict[str, torch.Tensor]
 
@@ -21,24 +21,29 @@ State = dict[str, torch.Tensor]
 def load_weights(model: nn.Module, source: Location, *, trust: bool) -> None:
     """Load into `model` every entry of its state_dict, from a file, or a folder of one or several.
 
+    Of entries that are one tensor, one is enough; what the model's own hooks know by older names is there as well.
+
     Raises:
         CheckpointError: entries are missing or have other shapes; says which.
         OSError: it can't be read.
     """
-    expected = model.state_dict()
+    expected = model.state_dict(keep_vars=True)
     found = _best(list(_states(_content(source, trust=trust))), expected)
-    state = {name: value for name, value in found.items() if name in expected}
-    missing = [name for name in expected if name not in state]
     shapes = [
-        f"{name!r} has shape {list(value.shape)}; expected {list(expected[name].shape)}"
-        for name, value in state.items()
-        if isinstance(expected[name], torch.Tensor) and value.shape != expected[name].shape
+        f"{name!r} has shape {list(found[name].shape)}; expected {list(value.shape)}"
+        for name, value in expected.items()
+        if name in found and isinstance(value, torch.Tensor) and value.shape != found[name].shape
     ]
+    try:
+        missing = [] if shapes else model.load_state_dict(found, strict=False).missing_keys
+    except RuntimeError as error:  # what has an older name has another shape
+        raise CheckpointError(f"{source} doesn't fit {type(model).__name__}\n  {error}") from error
+    there = {id(value) for name, value in expected.items() if name not in missing}
+    missing = [name for name in missing if id(expected.get(name)) not in there]
     if missing or shapes:
         lines = [f"{source} doesn't fit {type(model).__name__}"]
         lines += [f"missing: {some_of(missing, ', ', 'entries')}"] if missing else []
         raise CheckpointError("\n  ".join([*lines, *shapes[:6]]))
-    model.load_state_dict(state)
 
 
 def _content(source: Location, *, trust: bool) -> Any:
@@ -53,7 +58,14 @@ def _content(source: Location, *, trust: bool) -> Any:
         )
     merged: State = {}
     for name in chosen:
-        merged |= _file(source.inside(name), trust=trust)
+        shard = _file(source.inside(name), trust=trust)
+        twice = [key for key in shard if key in merged]
+        if twice:
+            raise CheckpointError(
+                f"{source} has {twice[0]!r} in {name} and in another file: {some_of(chosen, ', ', 'files')}; give the "
+                "one that has the weights"
+            )
+        merged |= shard
     return merged
 
 
@@ -79,14 +91,17 @@ def _states(content: Any) -> Iterator[State]:
 
 def _best(states: list[State], expected: Mapping[str, Any]) -> State:
     """The state that has most of what is expected, with what stands before its names taken off."""
-    candidates = [
-        {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-        for state in states
-        for prefix in _prefixes(state, expected)
-    ]
+    own = {bare_name(name): name for name in expected}
+    probes = list(own)[:: max(1, len(own) // _PROBES)]
+    candidates = []
+    for state in states:
+        bare = {bare_name(key): value for key, value in state.items()}
+        prefixes = {"", *(prefix for name in probes for prefix in prefixes_of(name, bare.keys()))}
+        for prefix in sorted(prefixes, key=len):
+            names = {key: key.removeprefix(prefix) for key in bare if key.startswith(prefix)}
+            candidates.append({own.get(name, name): bare[key] for key, name in names.items()})
     return max(candidates, key=lambda state: sum(name in expected for name in state), default={})
 
 
-def _prefixes(state: State, expected: Mapping[str, Any]) -> set[str]:
-    first = next(iter(expected), "")
-    return {key.removesuffix(first) for key in state if f".{key}".endswith(f".{first}")} | {""}
+_PROBES = 8
+"""How many of the model's names are looked for under any prefix."""
