@@ -63,7 +63,7 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
 def test_an_older_name_with_another_shape(tmp_path: Path) -> None:
     state = of_an_older_torch(Net().state_dict())
     torch.save({**state, "body.0.weight_v": torch.ones(4, 4, 9)}, tmp_path / "one.ckpt")
-    with pytest.raises(CheckpointError, match=r"doesn't fit Net\n.*original1"):
+    with pytest.raises(CheckpointError, match=r"(?s)doesn't fit Net\n.*original1"):
         load_weights(Net(), Location.of(tmp_path / "one.ckpt"), trust=False)
 
 
