@@ -117,7 +117,9 @@ def new_folder(target: Location, *, overwrite: bool) -> Iterator[Location]:
 @contextmanager
 def _renamed(target: Location, *, overwrite: bool) -> Iterator[Location]:
     require_free(target, overwrite=overwrite)
-    temporary = target.beside(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = _hidden(target, "tmp")
+    if target.is_local:
+        os.makedirs(os.path.dirname(target.path), exist_ok=True)
     try:
         yield temporary
         require_free(target, overwrite=overwrite)
@@ -125,6 +127,15 @@ def _renamed(target: Location, *, overwrite: bool) -> Iterator[Location]:
     finally:
         if temporary.exists():
             temporary.filesystem.rm(temporary.path, recursive=temporary.is_folder())
+
+
+def _hidden(target: Location, ending: str) -> Location:
+    """A name beside the target that nothing has, cut so that it isn't too long where the target's isn't."""
+    return target.beside(f".{target.name[:_SHOWN]}.{uuid.uuid4().hex[:8]}.{ending}")
+
+
+_SHOWN = 50
+"""How many characters of the target's name, of up to four bytes each, a temporary name shows; systems admit 255."""
 
 
 def require_free(target: Location, *, overwrite: bool) -> None:
@@ -162,7 +173,7 @@ def _put(temporary: Location, target: Location) -> None:
     if not (target.is_folder() or (target.exists() and temporary.is_folder())):
         os.replace(temporary.path, target.path)
     else:
-        old = target.beside(f".{target.name}.{uuid.uuid4().hex[:8]}.old")
+        old = _hidden(target, "old")
         os.rename(target.path, old.path)
         os.rename(temporary.path, target.path)
         old.filesystem.rm(old.path, recursive=True)

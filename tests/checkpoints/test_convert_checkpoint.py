@@ -366,6 +366,17 @@ def test_a_map_in_which_nothing_moves_copies(trained: Any, tmp_path: Path, name:
     assert (tmp_path / "out").read_bytes() == (tmp_path / name).read_bytes()
 
 
+@pytest.mark.parametrize("name", ["new/folder/a.safetensors", f"{'n' * 243}.safetensors", f"{'€' * 80}.st"])
+def test_targets_in_new_folders_and_of_long_names(
+    trained: Any, weight_map: WeightMap, tmp_path: Path, name: str
+) -> None:
+    save_file(trained[0].state_dict(), tmp_path / "a.safetensors")
+    for overwrite in (False, True):
+        convert_checkpoint(tmp_path / "a.safetensors", tmp_path / name, weight_map, overwrite=overwrite)
+    assert load_file(tmp_path / name)["conv.weight"].dim() == 4
+    assert sum(path.is_file() for path in tmp_path.rglob("*")) == 2
+
+
 def test_dots_in_paths(trained: Any, weight_map: WeightMap, tmp_path: Path) -> None:
     (tmp_path / "a/b").mkdir(parents=True)
     save_file(trained[0].state_dict(), tmp_path / "a/b/a.safetensors")
