@@ -113,11 +113,20 @@ class Mover:
         self._direction = direction
         self._axis = UnitAxis(weight_map.unit_axis)
         self._alike: dict[Shape, Entry] = {}
+        entries = {entry.name: entry for entry in weight_map.entries}
+        self._parameters = [entries[name] for name in weight_map.parameters if name in entries]
 
     def any(self, state: Any, path: str = "") -> Any:
         """What `state` becomes: optimizer and model state are known by their form, anything else passes through."""
         if isinstance(state, (list, tuple)) and type(state) in (list, tuple):
-            return type(state)(self.any(value, f"{path}{at}.") for at, value in enumerate(state))
+            averages = self._are_parameters(state)
+            self.found |= averages
+            return type(state)(
+                self._moved(value, f"{path}{at}")
+                if averages and self._parameters[at].moves
+                else self.any(value, f"{path}{at}.")
+                for at, value in enumerate(state)
+            )
         if not isinstance(state, Mapping):
             self.tensors += isinstance(state, torch.Tensor)
             return state
@@ -134,6 +143,13 @@ class Mover:
             self.found |= bool(ours)
         items = ((k, self._moved(v, path + k) if k in ours else self.any(v, f"{path}{k}.")) for k, v in state.items())
         return _like(state, items)
+
+    def _are_parameters(self, values: list[Any] | tuple[Any, ...]) -> bool:
+        """Whether these are averages of the model's parameters, without names, in their order."""
+        return 0 < len(values) == len(self._parameters) and all(
+            isinstance(value, torch.Tensor) and tuple(value.shape) == entry.shapes(self._direction)[0]
+            for value, entry in zip(values, self._parameters, strict=True)
+        )
 
     def _moved(self, value: torch.Tensor, key: str) -> torch.Tensor:
         self.tensors += 1

@@ -256,6 +256,18 @@ def test_averages_without_buffers_beside_the_model(conversion: convsurgeon.Conve
     assert_same(conversion.weight_map.to_1d(moved), state)
 
 
+def test_averages_without_names_in_the_order_of_parameters(conversion: convsurgeon.Conversion) -> None:
+    model = Model()
+    averages = [value.detach() for value in model.parameters()]
+    state = {"model": model.state_dict(), "ema": {"decay": 0.9, "shadow_params": averages, "some": averages[:1]}}
+    moved = conversion.weight_map.to_2d(state)
+    assert [value.dim() for value in moved["ema"]["shadow_params"]] == [
+        value.dim() for value in conversion.module.parameters()
+    ]
+    assert moved["ema"]["some"][0].dim() == 3
+    assert conversion.weight_map.to_1d(moved)["ema"]["shadow_params"][0].shape == averages[0].shape
+
+
 def test_wrappers_inside_names_are_seen_through(conversion: convsurgeon.Conversion) -> None:
     state = {name.replace("up.", "up._orig_mod."): value for name, value in Model().state_dict().items()}
     assert conversion.weight_map.to_2d(state)["up._orig_mod.weight"].dim() == 4
