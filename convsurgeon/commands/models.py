@@ -103,10 +103,28 @@ def _file(path: str) -> ModuleType:
         raise ModelError(f"{path} is no Python file; {_ACCEPTED}")
     module = importlib.util.module_from_spec(loader)
     sys.modules.setdefault(file.stem, module)  # what the file defines is found again by its name, as pickling does
+    _require_own_neighbours(file)
     sys.path.insert(0, str(file.parent))  # as for a script, whose neighbours can be imported
     with _telling(f"running {path}"):
         loader.loader.exec_module(module)
     return module
+
+
+def _require_own_neighbours(file: Path) -> None:
+    """Of two files, as ``verify`` takes, each must get what stands beside it, and a name can be imported but once.
+
+    Raises:
+        ModelError: what an earlier file imported from its folder stands beside this one too; says what can be done.
+    """
+    for name, module in list(sys.modules.items()):
+        origin = Path(getattr(module, "__file__", None) or os.devnull).resolve()
+        home = origin.parent.parent if origin.name == "__init__.py" else origin.parent
+        beside = file.parent / origin.relative_to(home)
+        if str(home) in sys.path and home != file.parent and beside != file and beside.is_file():
+            raise ModelError(
+                f"{file} would import {name!r} from {origin}, which is loaded, and not from beside it; convert one of "
+                "the two models to a .pt2 file, and give that"
+            )
 
 
 def _package(name: str) -> ModuleType:

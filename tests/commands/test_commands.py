@@ -226,6 +226,18 @@ def test_verify_tells_models_apart(here: Path) -> None:
     assert run("verify", "nets:net", "nets:other", "-i", "1x8x40", "--rtol", "1", "--atol", "10").exit_code == 0
 
 
+def test_two_files_whose_neighbours_have_one_name(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder, seed in (("old", 0), ("new", 1)):
+        (here / folder).mkdir()
+        (here / folder / "net.py").write_text("from layers_beside import build")
+        (here / folder / "layers_beside.py").write_text(f"{MODELS}\n\ndef build():\n    return net({seed})\n")
+    monkeypatch.delitem(sys.modules, "layers_beside", raising=False)
+    assert run("verify", "old/net.py:build", "old/net.py:build", "-i", "1x8x9").exit_code == 0
+    done = run("verify", "old/net.py:build", "new/net.py:build", "-i", "1x8x9")
+    assert done.exit_code == 2
+    assert "would import 'layers_beside' from" in done.stderr
+
+
 def test_standard_output_is_for_the_result_whatever_the_model_prints(here: Path) -> None:
     done = run("plan", "nets:loud")
     assert done.stdout.startswith("  captured by")
