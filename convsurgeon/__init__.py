@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from convsurgeon.conversion import Conversion, convert, plan
     from convsurgeon.converted import ConvertedModule
     from convsurgeon.errors import CaptureError, CheckpointError, ConvSurgeonError, EquivalenceError, UnsupportedError
+    from convsurgeon.fitting import Fit, fit
     from convsurgeon.origin import Origin
     from convsurgeon.planning import Border, Kept, LiftedOperator, Plan
     from convsurgeon.samples import Sample
     from convsurgeon.scope import Scope
+    from convsurgeon.targets import Target, load_target, target_names
     from convsurgeon.verification import Comparison, Divergence, Tolerance, Verification, verify
     from convsurgeon.weight_map import WeightMap
 
@@ -36,19 +38,24 @@ __all__ = [
     "ConvertedModule",
     "Divergence",
     "EquivalenceError",
+    "Fit",
     "Kept",
     "LiftedOperator",
     "Origin",
     "Plan",
     "Sample",
     "Scope",
+    "Target",
     "Tolerance",
     "UnsupportedError",
     "Verification",
     "WeightMap",
     "convert",
     "convert_checkpoint",
+    "fit",
+    "load_target",
     "plan",
+    "target_names",
     "verify",
 ]
 
@@ -59,10 +66,12 @@ _HOMES = {
     "conversion": ("Conversion", "convert", "plan"),
     "converted": ("ConvertedModule",),
     "errors": ("CaptureError", "CheckpointError", "ConvSurgeonError", "EquivalenceError", "UnsupportedError"),
+    "fitting": ("Fit", "fit"),
     "origin": ("Origin",),
     "planning": ("Border", "Kept", "LiftedOperator", "Plan"),
     "samples": ("Sample",),
     "scope": ("Scope",),
+    "targets": ("Target", "load_target", "target_names"),
     "verification": ("Comparison", "Divergence", "Tolerance", "Verification", "verify"),
     "weight_map": ("WeightMap",),
 }

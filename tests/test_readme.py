@@ -43,7 +43,8 @@ def test_ci_runs_the_command_that_readme_gives() -> None:
 
 
 def test_the_commands_print_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code, session = re.search(r"```python\n([^`]*?def build.*?)```.*?```console\n(.*?)```", README, re.DOTALL).groups()  # type: ignore[union-attr]
+    (code,) = re.findall(r"```python\n([^`]*?def build.*?)```", README, re.DOTALL)
+    session = "".join(re.findall(r"```console\n(.*?)```", README, re.DOTALL))
     (tmp_path / "net.py").write_text(code)
     monkeypatch.chdir(tmp_path)
     model: dict[str, Any] = {}
@@ -51,7 +52,7 @@ def test_the_commands_print_what_it_says(tmp_path: Path, monkeypatch: pytest.Mon
     save_file(model["build"]().state_dict(), tmp_path / "net.safetensors")
     for command, expected in re.findall(r"^\$ convsurgeon (.*)\n((?:[^$].*\n|\n)*)", session, re.MULTILINE):
         done = CliRunner().invoke(app, command.split())
-        assert done.exit_code == 0, done.output
+        assert done.exit_code == (1 if command.startswith("fit") else 0), done.output
         assert shape_of(done.stdout) == shape_of(expected), command
     assert (tmp_path / "back.safetensors").read_bytes() == (tmp_path / "net.safetensors").read_bytes()
 

@@ -19,7 +19,7 @@ app = typer.Typer(
     help="The 1-D convolutions of a trained PyTorch model, converted to 2-D and proven equal.\n\n"
     "MODEL is package.module:callable or file.py:callable, which returns the model, or the model and its sample inputs "
     "(its Python is run), or the .pt2 file of an exported program.\n\n"
-    "Exit codes: 0 done, 1 differs, 2 bad input, 3 nothing could be converted.",
+    "Exit codes: 0 done, 1 differs or does not fit, 2 bad input, 3 nothing could be converted.",
 )
 
 Model = Annotated[str, typer.Argument(help="package.module:callable, file.py:callable or a .pt2 file", metavar="MODEL")]
@@ -125,6 +125,28 @@ def verify(
         from convsurgeon.commands.converting import verified
 
         done = verified(reference, candidate, inputs or (), rtol, atol, gradients=gradients, train=train, trust=trust)
+    show(done.text, done.data, as_json=as_json)
+    raise typer.Exit(done.code)
+
+
+@app.command()
+def fit(
+    model: Model,
+    target: Annotated[
+        str, typer.Option("--target", "-t", help="the name of an accelerator, or the .toml file of a profile")
+    ],
+    inputs: Inputs = None,
+    convert: Annotated[bool, typer.Option("--convert", help="convert first, and fit the result")] = False,
+    square: Square = False,
+    strict: Annotated[bool, typer.Option("--strict", help="tell an operator that doesn't fit as an error")] = False,
+    trust: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Say which operators an accelerator takes, which after a rewrite, and which not; exit code 1 if not all as is."""
+    with reporting(as_json=as_json):
+        from convsurgeon.commands.fitting import fit_of
+
+        done = fit_of(model, target, inputs or (), convert=convert, square=square, strict=strict, trust=trust)
     show(done.text, done.data, as_json=as_json)
     raise typer.Exit(done.code)
 
