@@ -65,14 +65,15 @@ def _names(
     """
     groups: Sequence[Group] = optimizer.param_groups
     count = sum(len(group["params"]) for group in groups)
-    ways = (_own_names(groups), _by_memory(groups, parameters), _by_order(groups, weight_map.parameters))
+    ways = (_own_names(groups), _by_memory(groups, parameters), _by_order(groups, weight_map.parameters, parameters))
     for names in ways:
         flat = [name for group in names for name in group]
         if len(flat) == count and set(flat) <= parameters.keys():
             return names
     raise CheckpointError(
         f"the optimizer's {count} parameters in {len(groups)} group(s) can't be told apart: they have no names, share "
-        f"no memory with the module, and {weight_map.model} has {len(weight_map.parameters)}; build the optimizer over "
+        f"no memory with the module, and aren't the {len(weight_map.parameters)} of {weight_map.model} in order and "
+        "with the values that these have; move the optimizer right after converting, or build it over "
         "model.named_parameters()"
     )
 
@@ -94,5 +95,14 @@ def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
     return (tensor.device, tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.numel())
 
 
-def _by_order(groups: Sequence[Group], names: Sequence[str]) -> list[list[str]]:
-    return [list(names)] if len(groups) == 1 else []
+def _by_order(groups: Sequence[Group], names: Sequence[str], parameters: dict[str, nn.Parameter]) -> list[list[str]]:
+    """The model's order, if what stands there has the same values: the module is a copy of the original."""
+    if len(groups) != 1 or not set(names) <= parameters.keys():
+        return []
+    pairs = zip(groups[0]["params"], names, strict=False)
+    return [list(names)] if all(_same_values(one, parameters[name]) for one, name in pairs) else []
+
+
+def _same_values(one: torch.Tensor, other: torch.Tensor) -> bool:
+    flat, moved = one.detach().reshape(-1), other.detach().reshape(-1)
+    return flat.shape == moved.shape and bool(torch.equal(flat.to(moved), moved))

@@ -116,3 +116,11 @@ def test_an_optimizer_that_can_not_be_built_like_another(make: Any) -> None:
     words = rf"a {type(optimizer).__name__} can't be built.*weight_map.to_2d\(optimizer.state_dict"
     with pytest.raises(CheckpointError, match=words):
         conversion.weight_map.move_optimizer(optimizer, conversion.module)
+
+
+def test_an_order_that_is_not_the_models_is_noticed() -> None:
+    model = nn.Sequential(nn.Conv1d(3, 3, 3, padding=1), nn.Conv1d(3, 3, 3, padding=1))
+    conversion = convsurgeon.convert(model, X, copy_weights=True)
+    swapped = torch.optim.Adam([*model[1].parameters(), *model[0].parameters()])
+    with pytest.raises(CheckpointError, match="in order and with the values"):
+        conversion.weight_map.move_optimizer(swapped, conversion.module)

@@ -96,9 +96,11 @@ def new_file(target: Location, *, overwrite: bool) -> Iterator[Location]:
     """A temporary name beside `target`, which is renamed to it if all goes well, and removed if not.
 
     Raises:
-        CheckpointError: something is there already.
+        CheckpointError: something is there already, or a folder, which no file replaces.
         OSError: it can't be written.
     """
+    if target.is_folder():
+        raise CheckpointError(f"{target} is a folder; name a file in it, or remove it")
     with _renamed(target, overwrite=overwrite) as temporary:
         yield temporary
         _synchronise(temporary)

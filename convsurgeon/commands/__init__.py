@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +21,8 @@ app = typer.Typer(
     help="The 1-D convolutions of a trained PyTorch model, converted to 2-D and proven equal.\n\n"
     "MODEL is package.module:callable or file.py:callable, which returns the model, or the model and its sample inputs "
     "(its Python is run), or the .pt2 file of an exported program.\n\n"
-    "Exit codes: 0 done, 1 differs or does not fit, 2 bad input, 3 nothing could be converted.",
+    "Exit codes: 0 done, 1 differs or does not fit, 2 bad input, 3 nothing could be converted, 70 a defect of "
+    "convsurgeon.",
 )
 
 Model = Annotated[str, typer.Argument(help="package.module:callable, file.py:callable or a .pt2 file", metavar="MODEL")]
@@ -47,8 +50,12 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace what is th
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line; what nobody foresaw is told with its traceback, and has a code of its own."""
+    try:
+        app()
+    except Exception:  # a defect of ours: no command may seem to have found a difference
+        traceback.print_exc()
+        sys.exit(Code.DEFECT)
 
 
 @app.command()

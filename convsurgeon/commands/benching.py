@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import convsurgeon
 from convsurgeon.commands.console import Code, errors
-from convsurgeon.commands.converting import Done, _samples
+from convsurgeon.commands.converting import Done, samples_for
 from convsurgeon.commands.models import model_of
 from convsurgeon.samples import Sample
 
@@ -56,7 +56,7 @@ def bench_of(
     if threads is not None:
         torch.set_num_threads(threads)
     given = model_of(spec, trust=trust)
-    samples = _samples(given, inputs)
+    samples = samples_for(given, inputs)
     if not samples:
         raise ValueError(f"there is nothing to time: {spec} gives no sample; give --input")
     conversion = convsurgeon.convert(given.model, list(samples), **options)

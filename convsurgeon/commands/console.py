@@ -25,6 +25,7 @@ class Code(enum.IntEnum):
     DIFFERS = 1
     BAD_INPUT = 2
     NOTHING_CONVERTED = 3
+    DEFECT = 70
 
 
 errors = Console(stderr=True)

@@ -61,7 +61,7 @@ def convert_to_folder(
         if not isinstance(given.model, nn.Module):
             raise ValueError("--checkpoint goes with a model in Python; an exported program holds its weights")
         load_weights(given.model, Location.of(checkpoint), trust=trust)
-    samples = _samples(given, inputs)
+    samples = samples_for(given, inputs)
     if not samples and form != "safetensors":
         raise ValueError(
             f"{spec} gives no sample, and --to {form} takes one to export by; give --input, or --to safetensors"
@@ -97,7 +97,7 @@ def plan_of(spec: str, inputs: Sequence[str], options: Mapping[str, Any], *, tru
     """
     given = model_of(spec, trust=trust)
     with working(f"planning {spec}"):
-        found = convsurgeon.plan(given.model, list(_samples(given, inputs)) or None, **options)
+        found = convsurgeon.plan(given.model, list(samples_for(given, inputs)) or None, **options)
     return Done(Code.NOTHING_CONVERTED if _is_empty(found) else Code.DONE, str(found), found.to_json())
 
 
@@ -120,7 +120,7 @@ def verified(
     if (rtol is None) is not (atol is None):
         raise ValueError("--rtol and --atol go together")
     one, two = (model_of(spec, trust=trust) for spec in (reference, candidate))
-    samples = _samples(one, inputs) or _samples(two, inputs)
+    samples = samples_for(one, inputs) or samples_for(two, inputs)
     if not samples:
         raise ValueError(f"there is nothing to call the models with: {reference} gives no sample; give --input")
     tolerance = None if rtol is None or atol is None else Tolerance(rtol, atol)
@@ -131,7 +131,7 @@ def verified(
     return Done(Code.DONE if found.passed else Code.DIFFERS, str(found), found.to_json())
 
 
-def _samples(given: Given, inputs: Sequence[str]) -> tuple[Sample, ...]:
+def samples_for(given: Given, inputs: Sequence[str]) -> tuple[Sample, ...]:
     """Those that are written on the command line, else those that the model came with."""
     written = sample_of(inputs)
     if written is not None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import convsurgeon
 from convsurgeon.commands.console import Code, working
-from convsurgeon.commands.converting import Done, _samples
+from convsurgeon.commands.converting import Done, samples_for
 from convsurgeon.commands.models import model_of
 from convsurgeon.errors import UnsupportedError
 from convsurgeon.fitting import fit
@@ -25,7 +25,7 @@ def fit_of(
         raise ValueError("--square says how to convert, and goes with --convert")
     profile = load_target(target)
     given = model_of(spec, trust=trust)
-    model, samples = given.model, _samples(given, inputs)
+    model, samples = given.model, samples_for(given, inputs)
     if convert:
         if not samples:
             raise ValueError(f"there is nothing to run the model with: {spec} gives no sample; give --input")

@@ -393,11 +393,24 @@ def test_a_target_that_is_replaced_is_replaced_whole(
         sharded(trained[0].state_dict(), source, "safetensors")
     else:
         save_file(trained[0].state_dict(), source)
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/old").touch()
+    if kind == "file":
+        (tmp_path / "out").write_bytes(b"old")
+    else:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out/old").touch()
     convert_checkpoint(source, tmp_path / "out", weight_map, overwrite=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "source"]
+    assert (tmp_path / "out").is_dir() is (kind == "folder")
     assert not (tmp_path / "out/old").exists()
+
+
+def test_a_file_never_replaces_a_folder(trained: Any, weight_map: WeightMap, tmp_path: Path) -> None:
+    save_file(trained[0].state_dict(), tmp_path / "source")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/precious").touch()
+    with pytest.raises(CheckpointError, match="out is a folder; name a file in it"):
+        convert_checkpoint(tmp_path / "source", tmp_path / "out", weight_map, overwrite=True)
+    assert (tmp_path / "out/precious").exists()
 
 
 def test_no_permission(trained: Any, weight_map: WeightMap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 import convsurgeon
+from convsurgeon import commands
 from convsurgeon.commands import app
 
 MODELS = """
@@ -349,3 +350,14 @@ def test_checkpoint_moves_there_and_back_without_torch(here: Path) -> None:
         assert done.stderr.strip() == "False"
     assert load_file(here / "two.safetensors")["stem.weight"].shape == (16, 8, 1, 5)
     assert (here / "three.safetensors").read_bytes() == (here / "one.safetensors").read_bytes()
+
+
+def test_a_defect_is_no_difference(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def broken() -> None:
+        raise ArithmeticError("nobody foresaw this")
+
+    monkeypatch.setattr(commands, "app", broken)
+    with pytest.raises(SystemExit) as ended:
+        commands.main()
+    assert ended.value.code == 70
+    assert "nobody foresaw this" in capsys.readouterr().err
