@@ -113,32 +113,32 @@ class Files:
         """Convert the files that an index names, which hold one state together."""
         places = {source.inside(one): target.inside(one) for one in index.shards}
         if name.endswith(_INDEXES[0]):
-            held = self._safetensors(places)
+            self._safetensors(places, index)
         else:
-            held = self._torch_shards(places)
-        require_complete(index, held)
+            self._torch_shards(places, index)
         self._copy(source.inside(name), target.inside(name))
 
-    def _safetensors(self, places: Mapping[Location, Location]) -> dict[str, Collection[str]]:
-        """Convert files that hold one state together; returns the keys in each."""
+    def _safetensors(self, places: Mapping[Location, Location], index: Index | None = None) -> None:
+        """Convert files that hold one state together, as their `index` says, if they have one."""
         headers = {source: shapes_of(source) for source in places}
+        if index is not None:
+            require_complete(index, {source.name: header.shapes.keys() for source, header in headers.items()})
         shapes = {key: shape for one in headers.values() for key, shape in one.shapes.items()}
         moved = moved_shapes(self.weight_map, shapes, self.direction, partial=self.partial)
         for source, target in places.items():
             write_moved(source, headers[source], target, moved, self.done)
         self._count(shapes, moved)
-        return {source.name: header.shapes.keys() for source, header in headers.items()}
 
-    def _torch_shards(self, places: Mapping[Location, Location]) -> dict[str, Collection[str]]:
+    def _torch_shards(self, places: Mapping[Location, Location], index: Index) -> None:
         """Likewise, for what torch.save wrote."""
         from convsurgeon.checkpoints.torch_files import shapes_in
 
         held = {source: shapes_in(source, trust=self.trust) for source in places}
+        require_complete(index, {source.name: one.keys() for source, one in held.items()})
         shapes = {key: shape for one in held.values() for key, shape in one.items()}
         moved = moved_shapes(self.weight_map, shapes, self.direction, partial=self.partial)
         for source, target in places.items():
             self._torch_file(source, target, moved)
-        return {source.name: one.keys() for source, one in held.items()}
 
     def _count(self, shapes: Mapping[str, Shape], moved: Mapping[str, Shape]) -> None:
         self.tensors += len(shapes)
