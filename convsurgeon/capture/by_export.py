@@ -14,7 +14,7 @@ from convsurgeon.capture.exporting import ALL_WAYS, OPEN_WAYS, Exported, ExportF
 from convsurgeon.capture.modes import DiffersError, Trace
 from convsurgeon.capture.program import admitted, graph_of
 from convsurgeon.capture.state import in_mode, undone, without_global_hooks
-from convsurgeon.capture.tracer import where_in_user_code
+from convsurgeon.capture.tracer import where_in_user_code, without_autograd_functions
 from convsurgeon.cloning import clone_module, share_parameters
 from convsurgeon.errors import CaptureError
 from convsurgeon.rng import preserved_random_state
@@ -81,7 +81,7 @@ def _exported(model: nn.Module, sample: Sample, mode: bool | None, ways: Sequenc
     """
     clone = clone_module(model, share_parameters)
     try:
-        with in_mode(clone, mode), undone(clone) as left:
+        with in_mode(clone, mode), without_autograd_functions(torch.Tensor), undone(clone) as left:
             exported = export_model(clone, sample, ways)
     except ExportFailed as error:
         raise CaptureError(_explain(model, error)) from error.first

@@ -17,6 +17,7 @@ from torch.fx.experimental import _config as symbolic_shapes
 from torch.utils import _pytree as pytree
 
 from convsurgeon.capture.limit import OutOfTime, time_limit
+from convsurgeon.capture.tracer import BackwardLost
 from convsurgeon.samples import Sample
 
 
@@ -87,6 +88,8 @@ def export_model(model: nn.Module, sample: Sample, ways: Sequence[Way]) -> Expor
                 return Exported(_exported(model, sample, way), way)
         except (Exception, OutOfTime) as error:  # the user's forward and torch's tracer may raise anything
             failed.append((way, error))
+            if isinstance(error, BackwardLost):
+                break  # it isn't the way that fails: another might hide what is lost
     raise ExportFailed(failed)
 
 

@@ -78,7 +78,7 @@ class ModelTracer(fx.Tracer):
         assert isinstance(root, nn.Module)
         self._names = {id(p): name for name, p in (*root.named_parameters(), *root.named_buffers())}
         self._grad_enabled = torch.is_grad_enabled()
-        with _without_autograd_functions(), _hooks_in_forward(root):
+        with without_autograd_functions(fx.Proxy), _hooks_in_forward(root):
             graph = super().trace(root, concrete_args)
         for node, frames in self.frames.items():
             node.stack_trace = "\n".join(
@@ -180,14 +180,19 @@ def _autocast() -> tuple[bool, bool]:
     return torch.is_autocast_enabled(), torch.is_autocast_enabled("cpu")
 
 
+class BackwardLost(RuntimeError):
+    """A graph of forward would not have the gradients of the model."""
+
+
 @contextmanager
-def _without_autograd_functions() -> Iterator[None]:
-    """Inside, a ``torch.autograd.Function`` refuses to be traced: its forward alone would lose its backward."""
+def without_autograd_functions(of: type) -> Iterator[None]:
+    """Inside, a ``torch.autograd.Function`` refuses values `of` a kind: captured by its forward, it has no backward."""
     applied = torch.autograd.Function.__dict__["apply"]
 
     def refuse(cls: type, *args: Any, **kwargs: Any) -> Any:
-        if any(isinstance(arg, fx.Proxy) for arg in (*args, *kwargs.values())):
-            raise RuntimeError(f"{cls.__name__} is a torch.autograd.Function, whose backward a traced graph would lose")
+        own = cls.__module__.startswith("torch._")  # of torch's machinery for exporting
+        if not own and any(isinstance(arg, of) for arg in (*args, *kwargs.values())):
+            raise BackwardLost(f"{cls.__name__} is a torch.autograd.Function, whose backward a graph would lose")
         return applied.__get__(None, cls)(*args, **kwargs)
 
     function: Any = torch.autograd.Function

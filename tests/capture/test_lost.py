@@ -1,0 +1,59 @@
+"""What a capture could lose without computing anything else on the sample: it is kept, or the capture doesn't count."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from support import converted_and_equal
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import convsurgeon
+
+X = torch.randn(2, 4, 16)
+
+
+class Reversed(torch.autograd.Function):
+    """The identity, with the opposite gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        return -gradients[0]
+
+
+class Adversarial(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv1d(4, 4, 3), nn.Conv1d(4, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(Reversed.apply(self.a(x)))
+
+
+def test_a_backward_of_its_own_is_no_part_of_an_exported_graph() -> None:
+    model = Adversarial()
+    conversion = converted_and_equal(model, X)
+    assert conversion.plan.capture.how == "islands"
+    assert convsurgeon.verify(model, conversion.module, X, gradients=True, train=True).passed
+    with pytest.raises(convsurgeon.CaptureError, match=r"in forward: .*\n.*Reversed is a torch.autograd.Function"):
+        convsurgeon.convert(model, X, capture="export")
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # the verifying runs have no gradients
+def test_a_checkpoint_that_reenters_keeps_its_gradients() -> None:
+    class Net(Adversarial):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.b(checkpoint(self.a, self.b(x), use_reentrant=True))
+            return y
+
+    model = Net()
+    module = convsurgeon.convert(model, X, copy_weights=True).module
+    for one in (model, module):
+        one(X).sum().backward()
+    torch.testing.assert_close(module.get_parameter("a.bias").grad, model.a.bias.grad)
