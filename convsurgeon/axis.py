@@ -21,6 +21,11 @@ class UnitAxis:
     position: Literal[-2, -1]
     square: bool = False
 
+    @property
+    def of_length(self) -> Literal[-1, -2]:
+        """The axis of the length in a 2-D value, counted from the right."""
+        return -1 if self.position == -2 else -2
+
     def has_form(self, rank: int) -> bool:
         """Whether a value of this rank takes part; a lower one broadcasts against both forms as it is."""
         return rank >= -self.position

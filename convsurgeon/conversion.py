@@ -13,23 +13,24 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from convsurgeon.capture import Capture, modules_of
-from convsurgeon.choosing import Choice, How, choose, unfaithful
+from convsurgeon.capture import modules_of
+from convsurgeon.choosing import Choice, How, choose
 from convsurgeon.collector import paused_collector
 from convsurgeon.converted import ConvertedModule
 from convsurgeon.errors import UnsupportedError
+from convsurgeon.exact import Notes, rewrite_parts, wanted_of
 from convsurgeon.exported import program_of
 from convsurgeon.files import write_text
 from convsurgeon.folding import folded
-from convsurgeon.observe import GraphRun
 from convsurgeon.page import conversion_page
 from convsurgeon.parts import Part
 from convsurgeon.planning import Kept, Plan, Selection, make_plan
+from convsurgeon.proof import proven
 from convsurgeon.report import conversion_text
 from convsurgeon.request import Request
 from convsurgeon.rewrite import rewrite
 from convsurgeon.samples import Sample, as_samples
-from convsurgeon.verification import Tolerance, Verification, verify_samples
+from convsurgeon.verification import Tolerance, Verification
 from convsurgeon.weight_map import WeightMap
 
 Planned = tuple[list[tuple[Part, Plan]], Plan]
@@ -44,7 +45,7 @@ class Conversion:
 
     `verification` is None if none was asked for. `seconds` are those of each step. `planned`, the captured
     graphs and their plans, is kept for `to_html`, which runs original and result node by node, and `samples` for
-    `export`.
+    `export`. `exact` are the notes of exact rewrites.
     """
 
     module: nn.Module
@@ -55,6 +56,7 @@ class Conversion:
     planned: tuple[tuple[Part, Plan], ...] = field(default=(), repr=False, compare=False)
     program: ExportedProgram | None = field(default=None, repr=False, compare=False)
     samples: tuple[Sample, ...] = field(default=(), repr=False, compare=False)
+    exact: Notes = field(default_factory=Notes)
 
     @property
     def exported_program(self) -> ExportedProgram:
@@ -63,11 +65,13 @@ class Conversion:
         Each time it is asked for, it is made anew, and shares its weights with `module`.
 
         Raises:
-            AttributeError: a module came in; ``torch.export.export`` makes a program of the converted one.
+            AttributeError: a module came in, or exact rewrites changed its weights; ``torch.export.export`` makes a
+                program of the converted one.
         """
         if self.program is None or not isinstance(self.module, ConvertedModule):
             raise AttributeError(
-                "no ExportedProgram came in; torch.export.export(conversion.module, ...) makes one of the result"
+                "no ExportedProgram came in, or exact rewrites changed what it holds; "
+                "torch.export.export(conversion.module, ...) makes one of the result"
             )
         return program_of(self.module, self.program, frozenset(self.plan.moved))
 
@@ -80,6 +84,7 @@ class Conversion:
                 {"name": e.name, "shape_1d": list(e.shape_1d), "shape_2d": list(e.shape_2d), "dtype": e.dtype}
                 for e in self.weight_map.entries
             ],
+            "exact": self.exact.to_json(),
             "seconds": dict(self.seconds),
         }
 
@@ -138,6 +143,7 @@ def convert(
     capture: How = "auto",
     copy_weights: bool = False,
     fold: bool = False,
+    exact: Sequence[str] = (),
     verify: bool = True,
     tolerance: Tolerance | None = None,
 ) -> Conversion:
@@ -160,9 +166,10 @@ def convert(
             some compilers ask for; over an axis of one element, with a kernel of one, that computes the same.
         include: globs on the qualified names of modules, everything inside them included: the convolutions to convert.
         exclude: globs likewise: modules whose operators all stay 1-D.
-        capture: "trace" makes one graph of the model, by torch.fx symbolic tracing. "islands" leaves the model its own
-            Python, and makes graphs of the largest submodules that can be traced, down to single convolutions; it needs
-            a sample. "auto" takes the first that works, and the report says why the other didn't.
+        capture: "trace" makes one graph of the model, by torch.fx symbolic tracing, "export" one by torch.export.
+            "islands" leaves the model its own Python, and makes graphs of the largest submodules that can be traced,
+            down to single convolutions. The latter two need a sample. "auto" takes the first that works, in this order,
+            and the report says why the others didn't.
         copy_weights: True gives every tensor of the result its own memory. False shares storage (but for BatchNorm
             statistics and buffers that running the model writes): objects are new, but training or loading into one
             model writes the other's numbers.
@@ -170,6 +177,9 @@ def convert(
             by their values as they are now: the result has plain weights, under the names that a model without these
             would have. In training mode spectral norm changes the weight in each call, and a plain one can't follow.
             False keeps them computed, and trainable.
+        exact: names of exact rewrites (`convsurgeon.exact.REWRITES`) that change the result further, to fit what can
+            run it: ``["fold_stride", "split_kernel:7"]``. They change weights, which then no checkpoint of the original
+            fits; ``conversion.exact`` tells what was done and what was left.
         verify: compare with the original on every sample, and raise where they differ.
         tolerance: compare directly within these bounds instead of judging by a float64 run.
 
@@ -191,6 +201,7 @@ def convert(
         )
     if verify and any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
         raise UnsupportedError("model has weights on the meta device, so nothing can be computed; say verify=False")
+    wanted = wanted_of(exact, samples)
     watch, source = _Stopwatch(), folded(model) if fold else model
     choice = choose(source, samples, capture, watch.lap)
     options: dict[str, Any] = {"lift": lift, "io": io, "unit_axis": unit_axis, "square": square}
@@ -199,11 +210,15 @@ def convert(
     weight_map = WeightMap.of(source if choice.whole is None else choice.whole.captured.root, plan_.moved, unit_axis)
     module = rewrite(source, planned, plan_, copy_weights=copy_weights)
     watch.lap("rewrite")
+    notes = rewrite_parts(module, [part for part, _ in planned], wanted)
+    if wanted:
+        watch.lap("exact")
     verification = None
     if verify:
-        verification = _verified(model, source, module, samples, tolerance, choice.whole)
+        verification = proven(model, source, module, samples, tolerance, choice.whole)
         watch.lap("verify")
-    return Conversion(module, plan_, verification, weight_map, watch.seconds, tuple(planned), request.program, samples)
+    program, weight_map = None if notes.baked else request.program, weight_map.with_baked(notes.baked)
+    return Conversion(module, plan_, verification, weight_map, watch.seconds, tuple(planned), program, samples, notes)
 
 
 @paused_collector()
@@ -272,40 +287,3 @@ def _without_advice(message: str) -> str:
     """What failed and where, in one line: the advice in an error's last lines has been followed."""
     lines = [line.strip() for line in message.splitlines()[:-1]]
     return "; ".join(line for line in lines if not line.startswith("a trace records"))
-
-
-def _verified(
-    model: nn.Module,
-    source: nn.Module,
-    module: nn.Module,
-    samples: tuple[Sample, ...],
-    tolerance: Tolerance | None,
-    whole: Part | None,
-) -> Verification:
-    """The proof that `module` is `model`; where it isn't, the graph may not have been its `source` to begin with."""
-    captured = None if whole is None else whole.captured
-    found = verify_samples(model, module, samples, tolerance, gradients=False, train=False, capture=captured)
-    if not found.passed and found.divergence is None and captured is not None:
-        _require_faithful(source, captured, samples)
-    found.require()
-    return found
-
-
-def _require_faithful(model: nn.Module, captured: Capture, samples: tuple[Sample, ...]) -> None:
-    """Raise if the graph wasn't the model to begin with."""
-    graph = _GraphAsModule(captured)
-    if not verify_samples(model, graph, samples, None, gradients=False, train=False, capture=None).passed:
-        raise unfaithful(model, captured.how)
-
-
-class _GraphAsModule(nn.Module):
-    """A captured graph over its clone, callable."""
-
-    def __init__(self, captured: Capture) -> None:
-        super().__init__()
-        self.root = captured.root
-        self.graph = captured.graph
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        *_, (_, output) = GraphRun(self.root, self.graph, Sample(args, kwargs)).steps()
-        return self.graph.process_outputs(output)

@@ -11,6 +11,7 @@ from convsurgeon.planning.plan import Kept, LiftedOperator, Plan
 
 if TYPE_CHECKING:
     from convsurgeon.conversion import Conversion
+    from convsurgeon.exact import Notes
 
 _WIDTH = 80
 _SHOWN = 12
@@ -45,9 +46,20 @@ def conversion_text(conversion: Conversion) -> str:
             f"convsurgeon: {conversion.weight_map.model}",
             plan_text(conversion.plan),
             *_field("weights", weights),
+            *_field("exact", _exact(conversion.exact)),
             *_field("verified", proof.splitlines()),
         )
     )
+
+
+def _exact(notes: Notes) -> list[str]:
+    """What exact rewrites did, and what they left; nothing where none was asked for."""
+    several = notes.rewritten, notes.left
+    lines = [] if not any(several) else [f"{_plural(len(notes.rewritten), 'exact rewrite')}, {len(notes.left)} left"]
+    for each in several:
+        lines += [f"  {one}" for one in each[:_SHOWN]]
+        lines += [f"  and {len(each) - _SHOWN} more"] if len(each) > _SHOWN else []
+    return lines
 
 
 def _field(name: str, lines: Sequence[str]) -> Iterable[str]:

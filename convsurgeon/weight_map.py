@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -34,6 +34,7 @@ class Entry:
     """One state_dict entry: its shape in the original and in the converted model (the same where it doesn't move).
 
     `tied_to` is the first entry that is the same tensor, "" if it is that one: some checkpoints hold only one of them.
+    `baked`: an exact rewrite changed it further, so that it can't be moved.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Entry:
     shape_2d: tuple[int, ...]
     dtype: str
     tied_to: str = ""
+    baked: bool = False
 
     @property
     def moves(self) -> bool:
@@ -119,6 +121,7 @@ class WeightMap:
         """`to_2d` or `to_1d`."""
         from convsurgeon.state import moved_state
 
+        self.require_unbaked()
         return moved_state(self, state_dict, direction)
 
     def move_optimizer(self, optimizer: torch.optim.Optimizer, module: nn.Module) -> torch.optim.Optimizer:
@@ -132,7 +135,26 @@ class WeightMap:
         """
         from convsurgeon.optimizers import moved_optimizer
 
+        self.require_unbaked()
         return moved_optimizer(self, optimizer, module)
+
+    def with_baked(self, names: Collection[str]) -> WeightMap:
+        """The same map, in which entries of these names are baked."""
+        return replace(self, entries=tuple(replace(e, baked=e.baked or e.name in names) for e in self.entries))
+
+    def require_unbaked(self) -> None:
+        """Raise if states can't be moved, because exact rewrites have baked weights.
+
+        Raises:
+            CheckpointError: says which, and what to do instead.
+        """
+        baked = [entry.name for entry in self.entries if entry.baked]
+        if baked:
+            raise CheckpointError(
+                f"exact rewrites have baked {len(baked)} of {len(self.entries)} entries ({', '.join(baked[:3])}"
+                f"{', ...' if len(baked) > 3 else ''}), which no state fits by moving axes alone; load the state into "
+                "the original and convert that again"
+            )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the map as JSON, to a temporary name first, so that a failure leaves what was there."""
@@ -180,7 +202,8 @@ class WeightMap:
 
 def _entry(content: Mapping[str, Any]) -> Entry:
     one, two = (tuple(map(int, content[name])) for name in ("shape_1d", "shape_2d"))
-    return Entry(str(content["name"]), one, two, str(content["dtype"]), str(content["tied_to"]))
+    tied_to, baked = str(content["tied_to"]), bool(content.get("baked", False))
+    return Entry(str(content["name"]), one, two, str(content["dtype"]), tied_to, baked)
 
 
 def versions_of(packages: Iterable[str] = ("torch",)) -> dict[str, str]:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from convsurgeon.commands import app
+from convsurgeon.exact import REWRITES
 from convsurgeon.rules.table import rules_table
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -21,6 +22,16 @@ def test_the_table_of_rules_is_the_one_the_rules_make() -> None:
     shown = re.search(r"<!-- rules: .*? -->\n(.*?)\n<!-- end of rules -->", README, re.DOTALL)
     assert shown is not None
     assert shown.group(1) == rules_table()
+
+
+def test_the_table_of_exact_rewrites_is_theirs() -> None:
+    shown = re.search(r"<!-- exact rewrites: .*? -->\n(.*?)\n<!-- end of exact rewrites -->", README, re.DOTALL)
+    assert shown is not None
+    rows = {
+        f"| `{one.name}{f':{one.limit}' if one.limit else ''}` | {one.equation} | {one.limits} |".replace("``", "`")
+        for one in REWRITES.values()
+    }
+    assert set(shown.group(1).splitlines()[2:]) == rows
 
 
 def test_the_example_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:

@@ -75,6 +75,7 @@ def convert_checkpoint(
     if direction not in ("2d", "1d"):
         raise ValueError(f"direction is {direction!r}; accepted: '2d', '1d'")
     held = weight_map if isinstance(weight_map, WeightMap) else WeightMap.load(weight_map)
+    held.require_unbaked()
     here, there = Location.of(source), Location.of(target)
     if not here.exists():
         raise CheckpointError(f"{here} doesn't exist")

@@ -75,6 +75,9 @@ def convert(
     exclude: Exclude = None,
     capture: Capture = "auto",
     fold: Annotated[bool, typer.Option("--fold", help="make plain weights of computed ones")] = False,
+    exact: Annotated[
+        list[str] | None, typer.Option(help="an exact rewrite, such as fold_stride or split_kernel:7; may be repeated")
+    ] = None,
     overwrite: Overwrite = False,
     trust: Trust = False,
     as_json: Json = False,
@@ -85,7 +88,14 @@ def convert(
         from convsurgeon.commands.converting import convert_to_folder
 
         done = convert_to_folder(
-            model, output, to, inputs or (), checkpoint, {**options, "fold": fold}, overwrite=overwrite, trust=trust
+            model,
+            output,
+            to,
+            inputs or (),
+            checkpoint,
+            {**options, "fold": fold, "exact": tuple(exact or ())},
+            overwrite=overwrite,
+            trust=trust,
         )
     show(done.text, done.data, as_json=as_json)
     raise typer.Exit(done.code)

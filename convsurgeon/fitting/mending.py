@@ -29,25 +29,17 @@ class Mend:
 
 
 _SQUARE = Mend("square", (*_CONVOLUTIONS, *_TRANSPOSED, *_POOLS), _ON_UNIT_AXIS, levels=True)
-_SPLIT = (Mend("split_kernel", _CONVOLUTIONS), Mend("split_pool", _POOLS))
 _UNGROUP = ("ungroup_split", "ungroup_dense")
+_CROP = Mend("crop_padding", _TRANSPOSED)
 _AS_CONVOLUTION = Mend("transposed_as_convolution", _TRANSPOSED)
 
 MENDS: Mapping[str, tuple[Mend, ...]] = {
-    "stride": (_SQUARE, Mend("fold_stride", _CONVOLUTIONS), Mend("split_pool", _POOLS), _AS_CONVOLUTION),
-    "dilation": (_SQUARE, Mend("fold_dilation", _CONVOLUTIONS), Mend("fix_pool", _POOLS), _AS_CONVOLUTION),
-    "kernel": (*_SPLIT, _AS_CONVOLUTION),
-    "padding": (
-        Mend("crop_padding", _CONVOLUTIONS),
-        Mend("separate_padding", _CONVOLUTIONS),
-        Mend("fix_pool", _POOLS),
-        _AS_CONVOLUTION,
-    ),
-    "output_padding": (_AS_CONVOLUTION,),
+    "stride": (_SQUARE, Mend("fold_stride", _CONVOLUTIONS), _AS_CONVOLUTION),
+    "dilation": (_SQUARE, Mend("fold_dilation", _CONVOLUTIONS), _CROP, _AS_CONVOLUTION),
+    "kernel": (Mend("split_kernel", _CONVOLUTIONS), Mend("split_pool", _POOLS), _AS_CONVOLUTION),
+    "padding": (Mend("separate_padding", _CONVOLUTIONS), _CROP, _AS_CONVOLUTION),
+    "output_padding": (_CROP, _AS_CONVOLUTION),
     "groups": tuple(Mend(name, (*_CONVOLUTIONS, *_TRANSPOSED), _SEVERAL_GROUPS) for name in _UNGROUP),
-    "ceil_mode": (Mend("fix_pool", _POOLS),),
-    "count_include_pad": (Mend("fix_pool", _POOLS),),
-    "divisor": (Mend("fix_pool", _POOLS),),
     "rank": (Mend("linear_as_convolution", ("linear",)), Mend("fold_batch_norm", ("batch_norm",))),
     "operator": (Mend("linear_as_convolution", ("linear",)), Mend("fold_batch_norm", ("batch_norm",))),
 }

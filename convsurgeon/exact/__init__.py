@@ -1,0 +1,27 @@
+"""Exact rewrites of converted graphs, which fit them to what a target can compute; one family a file."""
+
+from convsurgeon.exact import dilation, groups, kernels, linear, norm, padding, pooling, stride, transposed
+from convsurgeon.exact.base import REWRITES, Cost, Left, Notes, Rewrite, Rewritten, Wanted
+from convsurgeon.exact.passes import rewrite_exactly, rewrite_parts, wanted_of
+
+__all__ = [
+    "REWRITES",
+    "Cost",
+    "Left",
+    "Notes",
+    "Rewrite",
+    "Rewritten",
+    "Wanted",
+    "dilation",
+    "groups",
+    "kernels",
+    "linear",
+    "norm",
+    "padding",
+    "pooling",
+    "rewrite_exactly",
+    "rewrite_parts",
+    "stride",
+    "transposed",
+    "wanted_of",
+]

@@ -1,0 +1,252 @@
+"""Goes over a converted graph with the rewrites that are asked for. Knows no equation."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from convsurgeon.converted import ConvertedModule
+from convsurgeon.exact.base import REWRITES, Cost, Left, Notes, Rewritten, Wanted
+from convsurgeon.exact.nodes import Memory
+from convsurgeon.exact.reader import Reader
+from convsurgeon.exact.shapes import Shapes, cost_of, name_in, shapes_of
+from convsurgeon.exact.sites import Norm, Site
+from convsurgeon.exact.writer import Writer
+from convsurgeon.origin import ORIGIN, Origin
+from convsurgeon.parts import Part
+from convsurgeon.rules.base import Refusal
+from convsurgeon.samples import Sample, as_samples
+from convsurgeon.spellings import module_of
+
+_ORDER = (
+    *("fold_batch_norm", "merge_padding", "fix_pool", "linear_as_convolution"),
+    *("crop_padding", "transposed_as_convolution", "ungroup_dense", "ungroup_split"),
+    *("fold_dilation", "fold_stride", "split_kernel", "split_pool", "separate_padding"),
+)
+"""The order in which rewrites are done, however they are asked for: makers of sites before their readers."""
+
+_SIZES = ("size", torch.ops.aten.sym_size.int)
+
+_STRIDED = ("getitem", "slice", "transpose")
+"""Operators whose results aren't contiguous."""
+
+_ANY_LAYOUT = frozenset(
+    {"pointwise", "conv1d", "conv_transpose1d", "convolution", "batch_norm", "pad", "pad1d", "cat", "mean", "sum"}
+    | {"max_pool1d", "avg_pool1d", "adaptive_avg_pool1d", "adaptive_max_pool1d", "linear", "interpolate"}
+)
+"""Rules of operators that compute the same from whatever layout, into a layout of their own."""
+
+
+def rewrite_exactly(
+    module: ConvertedModule, names: Sequence[str], sample: Any, *, select: Sequence[str] = ("*",)
+) -> Notes:
+    """Rewrite a converted module in place, by the exact rewrites of these names, and tell what was done.
+
+    Args:
+        module: what `convsurgeon.convert` returns as ``module``, where that is one graph.
+        names: of `REWRITES`; some take a number, as ``"split_kernel:7"``. They are done in an order of their own.
+        sample: one sample, as for `convsurgeon.convert`: inputs in the original's shapes. It runs once for each name.
+        select: globs on qualified module names, of the places to rewrite.
+
+    Returns:
+        The notes: each place that was rewritten or left, with the reason.
+
+    Raises:
+        TypeError: `module` isn't a converted one.
+        ValueError: a name isn't known, or there is no sample.
+    """
+    if not isinstance(module, ConvertedModule):
+        raise TypeError(f"module is a {type(module).__name__}; accepted: the module of a conversion, as one graph")
+    samples = as_samples(sample)
+    wanted = wanted_of(names, samples)
+    return _rewrite(module, wanted, samples[0], select) if wanted else Notes()
+
+
+def _rewrite(module: ConvertedModule, wanted: Sequence[Wanted], sample: Sample, select: Sequence[str]) -> Notes:
+    notes, shapes = Notes(), shapes_of(module, sample)
+    for one in wanted:
+        found, shapes = _Pass(module, one, shapes, sample, select).run()
+        notes += found
+    if notes.rewritten:
+        module.graph.lint()
+        module.recompile()
+    return notes
+
+
+def wanted_of(names: Sequence[str], samples: Sequence[Sample]) -> tuple[Wanted, ...]:
+    """The rewrites that these names ask for, in the order in which they are done.
+
+    Raises:
+        TypeError: it is one string.
+        ValueError: a name isn't known, or there is no sample to tell shapes by.
+    """
+    if isinstance(names, str):
+        raise TypeError(f"exact is the string {names!r}; give a list of names, [{names!r}]")
+    wanted = sorted(map(Wanted.of, names), key=lambda one: _ORDER.index(one.rewrite.name))
+    if wanted and not samples:
+        raise ValueError("exact rewrites are asked for, and there is no sample to tell shapes by; give a sample")
+    return tuple(wanted)
+
+
+def rewrite_parts(module: nn.Module, parts: Iterable[Part], wanted: Sequence[Wanted]) -> Notes:
+    """Rewrite each part of a converted model that is a graph: the whole, or the islands in it."""
+    notes = Notes()
+    for part in parts if wanted else ():
+        graph = module.get_submodule(part.path)
+        assert isinstance(graph, ConvertedModule)  # what `rewrite` puts in a part's place
+        notes += _rewrite(graph, wanted, part.samples[0], ("*",)).inside(part.path)
+    return notes
+
+
+@dataclass(slots=True)
+class _Done:
+    """One place that was rewritten, before it is known what it costs."""
+
+    node: str
+    name: str
+    was: str
+    baked: tuple[str, ...]
+    before: Cost
+    new: list[fx.Node]
+
+
+class _Pass:
+    """One rewrite, over all of a graph."""
+
+    def __init__(
+        self, module: ConvertedModule, wanted: Wanted, shapes: Shapes, sample: Sample, select: Sequence[str]
+    ) -> None:
+        self._module = module
+        self._wanted = wanted
+        self._shapes = shapes
+        self._sample = sample
+        self._select = select
+        self._memory = Memory()
+        self._done: list[_Done] = []
+        self._left: list[Left] = []
+        self._frozen = False
+
+    def run(self) -> tuple[Notes, Shapes]:
+        """The notes, and the shapes of the graph as it is now."""
+        name = self._wanted.rewrite.name
+        reader = Reader(self._module, self._shapes)
+        for node in list(self._module.graph.nodes):
+            if node._erased or not self._is_selected(node):
+                continue
+            site = reader.read(self._wanted.rewrite.reads, node)
+            if isinstance(site, Refusal):
+                self._leave(node, site)
+            elif site is not None:
+                self._try(site, reader)
+        if not self._done:
+            return Notes((), tuple(self._left)), self._shapes
+        if self._frozen:
+            facts = vars(self._module)["_convsurgeon"]
+            vars(self._module)["_convsurgeon"] = replace(facts, captured_mode="eval")
+        shapes = shapes_of(self._module, self._sample)
+        rewritten = []
+        for one in self._done:
+            new = [node for node in one.new if not node._erased]
+            counted = Counter(_told(self._module, new, shapes)).items()
+            became = " + ".join(name if count == 1 else f"{count} x {name}" for name, count in counted)
+            after = cost_of(self._module, new, shapes)
+            rewritten.append(Rewritten(name, one.node, one.name, one.was, became, one.baked, one.before, after))
+        return Notes(tuple(rewritten), tuple(self._left)), shapes
+
+    def _is_selected(self, node: fx.Node) -> bool:
+        return any(fnmatchcase(module_of(node), pattern) for pattern in self._select)
+
+    def _leave(self, node: fx.Node, refusal: Refusal, was: str = "") -> None:
+        was = was or name_in(self._module, node)
+        self._left.append(Left(self._wanted.rewrite.name, node.name, module_of(node), was, refusal.reason))
+
+    def _try(self, site: Site, reader: Reader) -> None:
+        graph, old = self._module.graph, site.node
+        was, name = str(site), module_of(old)
+        ours = [old, site.convolution.node] if isinstance(site, Norm) and site.convolution is not None else [old]
+        before = cost_of(self._module, ours, self._shapes)
+        write = Writer(reader, self._wanted.limit, self._memory)
+        last = old.prev
+        with graph.inserting_before(old):
+            result = self._wanted.rewrite.apply(site, write)
+            if isinstance(result, Refusal):
+                self._leave(old, result, was)
+                return
+            if result is None:
+                return
+            if name_in(self._module, result) in _STRIDED and self._needs_layout(old):
+                known = self._memory.unfoldings.get(result)
+                result = write.contiguous(result)
+                if known is not None:
+                    self._memory.unfoldings[result] = known
+        new = _between(last, old)
+        self._sign(old, result, new)
+        self._replace(old, result, write.absorbed)
+        self._frozen |= write.frozen
+        self._done.append(_Done(result.name, name, was, tuple(write.baked), before, new))
+
+    def _needs_layout(self, old: fx.Node) -> bool:
+        """Whether something may look at how the value is laid out."""
+        return any(
+            (origin := user.meta.get(ORIGIN)) is None
+            or (origin.rule not in _ANY_LAYOUT and origin.rule not in REWRITES)
+            for user in old.users
+        )
+
+    def _sign(self, old: fx.Node, result: fx.Node, new: Iterable[fx.Node]) -> None:
+        """Say of the new nodes where they come from; what is folded is in neither form, and said to be 1-D."""
+        origin: Origin = old.meta[ORIGIN]
+        numbers: set[fx.Node] = set()
+        for node in new:
+            node.meta = {key: value for key, value in old.meta.items() if key in ("stack_trace", "nn_module_stack")}
+            operands = node.all_input_nodes
+            if node.target in _SIZES or (operands and numbers.issuperset(operands)):
+                numbers.add(node)
+            is_2d = node not in self._memory.folded and node not in numbers and node.op != "get_attr"
+            form = origin.form if node is result else "2d" if is_2d else "1d"
+            node.meta[ORIGIN] = Origin(origin.node, self._wanted.rewrite.name, form)
+
+    def _replace(self, old: fx.Node, result: fx.Node, absorbed: list[fx.Node]) -> None:
+        """Let `result` stand for `old`, under its name, and erase what nothing reads any longer."""
+        self._shapes[result] = self._shapes[old]
+        old.replace_all_uses_with(result)
+        name, operands = old.name, old.all_input_nodes
+        self._module.graph.erase_node(old)
+        result.name = name
+        waiting = [*absorbed, *operands, result]
+        while waiting:
+            node = waiting.pop(0)
+            if node._erased or node.users or node.op in ("placeholder", "output"):
+                continue
+            origin = node.meta.get(ORIGIN)
+            ours = origin is not None and origin.rule in REWRITES
+            if node in absorbed or ours or node.op == "get_attr":
+                waiting += node.all_input_nodes
+                self._module.graph.erase_node(node)
+
+
+def _between(last: fx.Node, end: fx.Node) -> list[fx.Node]:
+    """The nodes behind `last` and before `end`."""
+    found = []
+    node = last.next
+    while node is not end:
+        found.append(node)
+        node = node.next
+    return found
+
+
+def _told(module: ConvertedModule, nodes: Iterable[fx.Node], shapes: Shapes) -> Iterable[str]:
+    """What operators a place has become, in words; reading weights and sizes is left out."""
+    for node in nodes:
+        if node.op == "get_attr" or node not in shapes:
+            continue
+        name = name_in(module, node)
+        layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        kernel = getattr(layer, "kernel_size", None)
+        yield f"{name} {kernel[0]}x{kernel[1]}" if isinstance(kernel, tuple) else name

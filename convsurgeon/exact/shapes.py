@@ -1,0 +1,84 @@
+"""One run of a converted graph: the shape of every value, and what operators cost. Knows no rewrite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import fx
+
+from convsurgeon.capture import fetch
+from convsurgeon.cloning import clone_module, share_parameters
+from convsurgeon.converted import ConvertedModule
+from convsurgeon.exact.base import Cost
+from convsurgeon.guard import WriteGuard
+from convsurgeon.observe import GraphRun
+from convsurgeon.rng import preserved_random_state
+from convsurgeon.samples import Sample
+from convsurgeon.spellings import operator_name
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The size of a tensor value, and how many bytes it holds."""
+
+    size: tuple[int, ...]
+    nbytes: int
+
+
+Shapes = dict[fx.Node, Shape]
+
+_VIEWS = ("reshape", "unsqueeze", "squeeze", "transpose", "permute", "getitem", "slice", "of_length", "size")
+"""Operators that read and write nothing, or could."""
+
+
+def shapes_of(module: ConvertedModule, sample: Sample) -> Shapes:
+    """The shapes of the tensor values of one run, on a clone; nothing that can be seen changes."""
+    clone = clone_module(module, share_parameters)
+    inputs = sample.map(lambda tensor: tensor.detach().clone())
+    args, kwargs = module.inputs_2d(*inputs.args, **inputs.kwargs)
+    with preserved_random_state(), torch.no_grad(), WriteGuard(clone):
+        run = GraphRun(clone, module.graph, Sample(args, kwargs))
+        return {
+            node: Shape(tuple(value.shape), value.numel() * value.element_size())
+            for node, value in run.steps()
+            if isinstance(value, torch.Tensor)
+        }
+
+
+def cost_of(module: ConvertedModule, nodes: Iterable[fx.Node], shapes: Shapes) -> Cost:
+    """What these nodes cost: views are free, and every other operator reads its operands and writes its result once."""
+    macs = nbytes = 0
+    for node in nodes:
+        name = name_in(module, node)
+        if node not in shapes or node.op == "get_attr" or name in _VIEWS:
+            continue
+        tensors = _tensors(node, module)
+        nbytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        nbytes += shapes[node].nbytes
+        nbytes += sum(shapes[one].nbytes for one in node.all_input_nodes if one in shapes and one.op != "get_attr")
+        if "conv" in name.lower():
+            transposed = "transpose" in name.lower() or (name == "convolution" and node.args[6] is True)
+            weight = max(tensors, key=lambda tensor: tensor.ndim)
+            size = shapes[node.all_input_nodes[0]].size if transposed else shapes[node].size
+            macs += prod(size) * weight.numel() // weight.shape[0]
+        elif name.lower() == "linear":
+            macs += prod(shapes[node].size) * max(tensors, key=lambda tensor: tensor.ndim).shape[1]
+    return Cost(macs, nbytes)
+
+
+def name_in(module: ConvertedModule, node: fx.Node) -> str:
+    """What a person would call this node's operator."""
+    if node.op == "call_module":
+        return type(module.get_submodule(str(node.target))).__name__
+    return operator_name(node, {})
+
+
+def _tensors(node: fx.Node, module: ConvertedModule) -> list[torch.Tensor]:
+    """The weights that a node reads."""
+    if node.op == "call_module":
+        return list(module.get_submodule(str(node.target)).parameters(recurse=False))
+    held = [fetch(module, str(one.target)) for one in node.all_input_nodes if one.op == "get_attr"]
+    return [tensor for tensor in held if isinstance(tensor, torch.Tensor)]
