@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
@@ -96,9 +96,17 @@ def export_model(model: nn.Module, sample: Sample, ways: Sequence[Way]) -> Expor
 def _exported(model: nn.Module, sample: Sample, way: Way) -> ExportedProgram:
     given = sample.map(doubled) if way.doubled else sample
     leaves = pytree.tree_leaves((given.args, dict(given.kwargs)))
-    tensors = tuple(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
+    tensors = tuple(_apart(leaf for leaf in leaves if isinstance(leaf, torch.Tensor)))
     shapes = {"tensors": tuple([Dim.AUTO] * tensor.dim() for tensor in tensors)} if way.dynamic else None
     return export(ByLeaves(model, given), tensors, dynamic_shapes=shapes, strict=way.strict)
+
+
+def _apart(tensors: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """The tensors, each an object of its own: torch.export takes one that is given twice for one and the same input."""
+    seen: set[int] = set()
+    for tensor in tensors:
+        yield tensor.detach().clone().requires_grad_(tensor.requires_grad) if id(tensor) in seen else tensor
+        seen.add(id(tensor))
 
 
 def doubled(tensor: torch.Tensor) -> torch.Tensor:

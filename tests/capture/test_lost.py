@@ -57,3 +57,14 @@ def test_a_checkpoint_that_reenters_keeps_its_gradients() -> None:
     for one in (model, module):
         one(X).sum().backward()
     torch.testing.assert_close(module.get_parameter("a.bias").grad, model.a.bias.grad)
+
+
+def test_one_tensor_given_twice_is_two_inputs() -> None:
+    class Two(Adversarial):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return x if x.shape[-1] > 100 else self.a(x) * self.b(y)
+
+    model = Two()
+    conversion = converted_and_equal(model, X, X)
+    assert conversion.plan.capture.how == "export"
+    assert convsurgeon.verify(model, conversion.module, (X, torch.randn(2, 4, 16))).passed
