@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,7 +24,8 @@ from convsurgeon.samples import Sample
 class Call:
     """One call of a module: its arguments and what it returned, as copies, and the random streams before and after it.
 
-    `times`: how often it was called in a row, the last call being the one that is told.
+    `times`: how often it was called in a row, the last call being the one that is told. `buffers`: those that it left,
+    by name, where that is known.
     """
 
     sample: Sample
@@ -32,6 +33,7 @@ class Call:
     state: RandomState
     after: RandomState
     times: int = 1
+    buffers: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 def call_of(model: nn.Module, sample: Sample) -> Call:
@@ -46,7 +48,7 @@ def call_of(model: nn.Module, sample: Sample) -> Call:
         if left.attribute is not None:
             output, times = _called(clone, sample), 2
         after = RandomState.capture()
-    return Call(sample, output, state, after, times)
+    return Call(sample, output, state, after, times, dict(clone.named_buffers()))
 
 
 def _called(module: nn.Module, sample: Sample) -> Any:
@@ -55,7 +57,7 @@ def _called(module: nn.Module, sample: Sample) -> Any:
 
 
 def computes_the_same(captured: Capture, call: Call, observed: Observation | None = None) -> bool:
-    """Whether the graph returns for the call's arguments what the module did, and draws as much.
+    """Whether the graph returns for the call's arguments what the module did, leaves the same buffers, draws as much.
 
     Both compute the same operators on the same numbers, so that rounding differs little, if at all. What was `observed`
     of the graph with these arguments needn't run again.
@@ -65,7 +67,10 @@ def computes_the_same(captured: Capture, call: Call, observed: Observation | Non
     if not call.after.same_stream(observed.after):
         return False
     expected, found = dict(_leaves(call.output)), dict(_leaves(observed.output))
-    return expected.keys() == found.keys() and all(_same(leaf, found[path]) for path, leaf in expected.items())
+    if expected.keys() != found.keys() or not all(_same(leaf, found[path]) for path, leaf in expected.items()):
+        return False
+    left = dict(captured.root.named_buffers())
+    return all(_same(buffer, left[name]) for name, buffer in call.buffers.items() if name in left)
 
 
 def _run(captured: Capture, call: Call) -> Observation:

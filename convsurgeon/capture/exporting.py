@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from torch.fx.experimental import _config as symbolic_shapes
 from torch.utils import _pytree as pytree
 
 from convsurgeon.capture.limit import OutOfTime, time_limit
-from convsurgeon.capture.tracer import BackwardLost
+from convsurgeon.capture.tracer import WouldBeLost
 from convsurgeon.samples import Sample
 
 
@@ -57,7 +57,10 @@ class Exported:
 
 
 class ByLeaves(nn.Module):
-    """The model, called with the tensors of a sample alone; everything else in the sample is as it was."""
+    """The model, called with the tensors of a sample alone; everything else in the sample is as it was.
+
+    A buffer that forward assigns anew is written in place when it has returned: torch loses those of submodules.
+    """
 
     PREFIX = "model"
 
@@ -70,7 +73,32 @@ class ByLeaves(nn.Module):
         given = iter(tensors)
         leaves = [next(given) if isinstance(leaf, torch.Tensor) else leaf for leaf in self._leaves]
         args, kwargs = pytree.tree_unflatten(leaves, self._spec)
-        return self.model(*args, **kwargs)
+        if torch.compiler.is_dynamo_compiling():
+            return self.model(*args, **kwargs)
+        held = [(module, module._buffers.copy()) for module in self.model.modules()]
+        returned = self.model(*args, **kwargs)
+        assigned = [(old, new.detach().clone()) for one in held for old, new in _put_back(*one)]
+        for old, new in assigned:  # each is a copy by now, for one may be what another buffer held
+            old.copy_(new)
+        return returned
+
+
+def _put_back(
+    module: nn.Module, buffers: Mapping[str, torch.Tensor | None]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Let `module` have the buffers that it had: each that forward put another tensor in the place of, and that tensor.
+
+    Raises:
+        WouldBeLost: one can't be written into the other.
+    """
+    for name, old in buffers.items():
+        new = module._buffers.get(name)
+        if new is old:
+            continue
+        if old is None or new is None or old.shape != new.shape or old.dtype != new.dtype:
+            raise WouldBeLost(f"forward puts a tensor of another shape or dtype in the place of the buffer '{name}'")
+        module._buffers[name] = old
+        yield old, new
 
 
 def export_model(model: nn.Module, sample: Sample, ways: Sequence[Way]) -> Exported:
@@ -88,7 +116,7 @@ def export_model(model: nn.Module, sample: Sample, ways: Sequence[Way]) -> Expor
                 return Exported(_exported(model, sample, way), way)
         except (Exception, OutOfTime) as error:  # the user's forward and torch's tracer may raise anything
             failed.append((way, error))
-            if isinstance(error, BackwardLost):
+            if isinstance(error, WouldBeLost):
                 break  # it isn't the way that fails: another might hide what is lost
     raise ExportFailed(failed)
 

@@ -180,8 +180,13 @@ def _autocast() -> tuple[bool, bool]:
     return torch.is_autocast_enabled(), torch.is_autocast_enabled("cpu")
 
 
-class BackwardLost(RuntimeError):
-    """A graph of forward would not have the gradients of the model."""
+def _is_of_torch(function: type) -> bool:
+    """Whether torch's own machinery for exporting applies it, and not in the place of a user's, as dynamo does."""
+    return function.__module__.startswith("torch._") and function.__module__ != "torch._functorch.autograd_function"
+
+
+class WouldBeLost(RuntimeError):
+    """A graph of forward would not do all that forward does: however it is captured."""
 
 
 @contextmanager
@@ -190,9 +195,8 @@ def without_autograd_functions(of: type) -> Iterator[None]:
     applied = torch.autograd.Function.__dict__["apply"]
 
     def refuse(cls: type, *args: Any, **kwargs: Any) -> Any:
-        own = cls.__module__.startswith("torch._")  # of torch's machinery for exporting
-        if not own and any(isinstance(arg, of) for arg in (*args, *kwargs.values())):
-            raise BackwardLost(f"{cls.__name__} is a torch.autograd.Function, whose backward a graph would lose")
+        if not _is_of_torch(cls) and any(isinstance(arg, of) for arg in (*args, *kwargs.values())):
+            raise WouldBeLost(f"{cls.__name__} is a torch.autograd.Function, whose backward a graph would lose")
         return applied.__get__(None, cls)(*args, **kwargs)
 
     function: Any = torch.autograd.Function

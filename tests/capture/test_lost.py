@@ -68,3 +68,43 @@ def test_one_tensor_given_twice_is_two_inputs() -> None:
     conversion = converted_and_equal(model, X, X)
     assert conversion.plan.capture.how == "export"
     assert convsurgeon.verify(model, conversion.module, (X, torch.randn(2, 4, 16))).passed
+
+
+class Stream(nn.Module):
+    """A causal convolution that keeps the end of what it saw, by assigning a buffer anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(4, 4, 3)
+        self.register_buffer("seen", torch.zeros(2, 4, 2))
+        self.register_buffer("before", torch.ones(2, 4, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        whole = torch.cat([self.seen, x], -1)
+        self.seen, self.before = whole[..., -2:], self.seen
+        y: torch.Tensor = self.conv(whole)
+        return y
+
+
+def test_buffers_that_forward_assigns_are_written_by_the_exported_graph() -> None:
+    model = nn.Sequential(Stream(), Stream()).eval()
+    conversion = convsurgeon.convert(model, X, copy_weights=True)
+    assert conversion.plan.capture.how == "export"
+    for length in (16, 9, 5):
+        x = torch.randn(2, 4, length)
+        torch.testing.assert_close(conversion.module(x), model(x))
+    for name in ("0.seen", "1.before"):
+        found, expected = conversion.module.get_buffer(name), model.get_buffer(name)
+        torch.testing.assert_close(found.view_as(expected), expected)
+
+
+def test_a_buffer_that_grows_stays_with_the_models_own_python() -> None:
+    class Growing(Stream):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.seen = torch.cat([self.seen, x], -1)
+            y: torch.Tensor = self.conv(self.seen)
+            return y
+
+    assert converted_and_equal(Growing(), X).plan.capture.how == "islands"
+    with pytest.raises(convsurgeon.CaptureError, match="another shape or dtype in the place of the buffer 'seen'"):
+        convsurgeon.convert(Growing(), X, capture="export")
