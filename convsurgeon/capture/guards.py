@@ -17,6 +17,9 @@ from torch.fx.experimental.symbolic_shapes import SYMPY_INTERP
 from convsurgeon.capture.arguments import admit
 from convsurgeon.errors import CaptureError
 
+_INPUTS = ("tensors", "flat_args")
+"""What torch calls the inputs: as `ByLeaves.forward` does, or by a word of its own where it exports strictly."""
+
 
 def write_guards(guards: Sequence[str], inputs: Sequence[fx.Node]) -> None:
     """Write torch's guards, on ``L['tensors'][i].size()[j]``, behind the last node of the graph of `inputs`.
@@ -33,7 +36,8 @@ def write_guards(guards: Sequence[str], inputs: Sequence[fx.Node]) -> None:
     known |= {**_OPERATORS, "math": _Recorded(record), "inf": math.inf}
     known["max"] = lambda *values: functools.reduce(record(torch.sym_max), values)
     known["min"] = lambda *values: functools.reduce(record(torch.sym_min), values)
-    known["L"] = {"tensors": [_Sized(fx.Proxy(node, tracer)) for node in inputs]}
+    sized = [_Sized(fx.Proxy(node, tracer)) for node in inputs]
+    known["L"] = dict.fromkeys(_INPUTS, sized)
     for guard in dict.fromkeys(guards):
         tree: Any = ast.fix_missing_locations(_Traceable().visit(ast.parse(guard.strip(), mode="eval")))
         words = in_words(guard, inputs)
@@ -50,7 +54,7 @@ def write_guards(guards: Sequence[str], inputs: Sequence[fx.Node]) -> None:
 
 def in_words(guard: str, inputs: Sequence[fx.Node]) -> str:
     """A guard with the inputs by their names: ``x.shape[2] >= 3``."""
-    named = re.sub(r"L\['tensors'\]\[(\d+)\]", lambda found: inputs[int(found[1])].name, guard)
+    named = re.sub(rf"L\['(?:{'|'.join(_INPUTS)})'\]\[(\d+)\]", lambda found: inputs[int(found[1])].name, guard)
     return ast.unparse(ast.parse(named.replace(".size()", ".shape").strip(), mode="eval"))
 
 

@@ -11,6 +11,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import convsurgeon
+from convsurgeon.capture import by_export
+from convsurgeon.capture.exporting import ALL_WAYS
 
 X = torch.randn(2, 4, 16)
 
@@ -108,3 +110,25 @@ def test_a_buffer_that_grows_stays_with_the_models_own_python() -> None:
     assert converted_and_equal(Growing(), X).plan.capture.how == "islands"
     with pytest.raises(convsurgeon.CaptureError, match="another shape or dtype in the place of the buffer 'seen'"):
         convsurgeon.convert(Growing(), X, capture="export")
+
+
+@pytest.fixture
+def strict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the strict way be the only one by which a model is exported."""
+    monkeypatch.setattr(by_export, "ALL_WAYS", tuple(way for way in ALL_WAYS if way.strict))
+
+
+@pytest.mark.usefixtures("strict")
+def test_what_a_strict_export_asks_of_the_inputs_is_asked_by_their_names() -> None:
+    conversion = converted_and_equal(nn.Sequential(nn.Conv1d(4, 4, 3), nn.ReLU()), X, capture="export")
+    assert "input_1.shape[1] == 4" in conversion.plan.capture.admits
+    with pytest.raises(ValueError, match=r"input_1.shape\[1\] == 4"):
+        conversion.module(torch.randn(2, 5, 16))
+
+
+@pytest.mark.usefixtures("strict")
+def test_a_strict_export_loses_nothing_either() -> None:
+    with pytest.raises(convsurgeon.CaptureError, match=r"is a torch.autograd.Function, whose backward"):
+        convsurgeon.convert(Adversarial(), X, capture="export")
+    with pytest.raises(convsurgeon.CaptureError, match="computes something else"):
+        convsurgeon.convert(Stream(), X, capture="export", verify=False)
