@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
+from convsurgeon.aiming import asks_for_square, rewritten_for
 from convsurgeon.capture import modules_of
 from convsurgeon.choosing import Choice, How, choose
 from convsurgeon.collector import paused_collector
@@ -21,6 +21,7 @@ from convsurgeon.errors import UnsupportedError
 from convsurgeon.exact import Notes, rewrite_parts, wanted_of
 from convsurgeon.exported import program_of
 from convsurgeon.files import write_text
+from convsurgeon.fitting import Fit
 from convsurgeon.folding import folded
 from convsurgeon.page import conversion_page
 from convsurgeon.parts import Part
@@ -30,6 +31,8 @@ from convsurgeon.report import conversion_text
 from convsurgeon.request import Request
 from convsurgeon.rewrite import rewrite
 from convsurgeon.samples import Sample, as_samples
+from convsurgeon.stopwatch import Stopwatch
+from convsurgeon.targets import Target, load_target
 from convsurgeon.verification import Tolerance, Verification
 from convsurgeon.weight_map import WeightMap
 
@@ -45,7 +48,7 @@ class Conversion:
 
     `verification` is None if none was asked for. `seconds` are those of each step. `planned`, the captured
     graphs and their plans, is kept for `to_html`, which runs original and result node by node, and `samples` for
-    `export`. `exact` are the notes of exact rewrites.
+    `export`. `exact` are the notes of exact rewrites, `fit` how the result fits its target, if there is one.
     """
 
     module: nn.Module
@@ -57,6 +60,7 @@ class Conversion:
     program: ExportedProgram | None = field(default=None, repr=False, compare=False)
     samples: tuple[Sample, ...] = field(default=(), repr=False, compare=False)
     exact: Notes = field(default_factory=Notes)
+    fit: Fit | None = None
 
     @property
     def exported_program(self) -> ExportedProgram:
@@ -85,6 +89,7 @@ class Conversion:
                 for e in self.weight_map.entries
             ],
             "exact": self.exact.to_json(),
+            "fit": None if self.fit is None else self.fit.to_json(),
             "seconds": dict(self.seconds),
         }
 
@@ -144,6 +149,8 @@ def convert(
     copy_weights: bool = False,
     fold: bool = False,
     exact: Sequence[str] = (),
+    target: str | os.PathLike[str] | Target | None = None,
+    strict: bool = False,
     verify: bool = True,
     tolerance: Tolerance | None = None,
 ) -> Conversion:
@@ -180,6 +187,10 @@ def convert(
         exact: names of exact rewrites (`convsurgeon.exact.REWRITES`) that change the result further, to fit what can
             run it: ``["fold_stride", "split_kernel:7"]``. They change weights, which then no checkpoint of the original
             fits; ``conversion.exact`` tells what was done and what was left.
+        target: an accelerator, as `convsurgeon.fit` takes it: operators that break its limits are rewritten exactly,
+            where that mends them, and strides and dilations made equal where it asks for that. ``conversion.fit`` tells
+            how the result fits; what no rewrite mends stays as it is.
+        strict: with a target, raise where something doesn't fit in the end.
         verify: compare with the original on every sample, and raise where they differ.
         tolerance: compare directly within these bounds instead of judging by a float64 run.
 
@@ -189,11 +200,15 @@ def convert(
     Raises:
         CaptureError: the model can't be made into a graph.
         EquivalenceError: the result isn't equal to the original; nothing is returned that isn't.
-        UnsupportedError: the weights are on the meta device, or a name collides with one of GraphModule's.
+        UnsupportedError: the weights are on the meta device, a name collides with one of GraphModule's, or, if it is
+            to be strict, something doesn't fit the target.
         TypeError, ValueError: a wrong argument.
     """
     request = Request.of(model, sample_inputs, locals())
     model, samples = request.model, request.samples
+    aim = None if target is None else load_target(target)
+    if aim is not None and not samples:
+        raise ValueError("a target is given, and there is no sample to tell shapes by; give a sample")
     if not samples and verify:
         raise ValueError(
             "sample_inputs is None, so nothing can be verified; give a sample, or say verify=False, and each "
@@ -202,23 +217,38 @@ def convert(
     if verify and any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
         raise UnsupportedError("model has weights on the meta device, so nothing can be computed; say verify=False")
     wanted = wanted_of(exact, samples)
-    watch, source = _Stopwatch(), folded(model) if fold else model
+    watch, source = Stopwatch(), folded(model) if fold else model
     choice = choose(source, samples, capture, watch.lap)
     options: dict[str, Any] = {"lift": lift, "io": io, "unit_axis": unit_axis, "square": square}
     planned, plan_ = _planned(request, source, choice, include, exclude, **options)
+    if aim is not None and not square:
+        trial = rewrite(source, planned, plan_, copy_weights=False)
+        if asks_for_square(trial, aim, samples[0]):
+            planned, plan_ = _planned(request, source, choice, include, exclude, **{**options, "square": True})
     watch.lap("plan")
     weight_map = WeightMap.of(source if choice.whole is None else choice.whole.captured.root, plan_.moved, unit_axis)
-    module = rewrite(source, planned, plan_, copy_weights=copy_weights)
+    parts, found = [part for part, _ in planned], None
+
+    def made() -> tuple[nn.Module, Notes]:
+        result = rewrite(source, planned, plan_, copy_weights=copy_weights)
+        return result, rewrite_parts(result, parts, wanted)
+
+    if aim is None:
+        module, notes = made()
+    else:
+        aimed = rewritten_for(made, parts, aim, samples[0])
+        module, notes, found = aimed.module, aimed.notes, aimed.fit
     watch.lap("rewrite")
-    notes = rewrite_parts(module, [part for part, _ in planned], wanted)
-    if wanted:
-        watch.lap("exact")
+    if strict and found is not None and not found.fits:
+        raise UnsupportedError(f"{found}\n  strict=True asks that every operator fits")
     verification = None
     if verify:
         verification = proven(model, source, module, samples, tolerance, choice.whole)
         watch.lap("verify")
     program, weight_map = None if notes.baked else request.program, weight_map.with_baked(notes.baked)
-    return Conversion(module, plan_, verification, weight_map, watch.seconds, tuple(planned), program, samples, notes)
+    return Conversion(
+        module, plan_, verification, weight_map, watch.seconds, tuple(planned), program, samples, notes, found
+    )
 
 
 @paused_collector()
@@ -242,19 +272,9 @@ def plan(
         TypeError, ValueError: a wrong argument.
     """
     request = Request.of(model, sample_inputs, locals())
-    choice = choose(request.model, request.samples, capture, _Stopwatch().lap)
+    choice = choose(request.model, request.samples, capture, Stopwatch().lap)
     options: dict[str, Any] = {"lift": lift, "io": io, "unit_axis": unit_axis, "square": square}
     return _planned(request, request.model, choice, include, exclude, **options)[1]
-
-
-class _Stopwatch:
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.seconds[name], self._last = self.seconds.get(name, 0.0) + now - self._last, now
 
 
 def _planned(

@@ -12,6 +12,7 @@ from convsurgeon.planning.plan import Kept, LiftedOperator, Plan
 if TYPE_CHECKING:
     from convsurgeon.conversion import Conversion
     from convsurgeon.exact import Notes
+    from convsurgeon.fitting import Fit
 
 _WIDTH = 80
 _SHOWN = 12
@@ -47,6 +48,7 @@ def conversion_text(conversion: Conversion) -> str:
             plan_text(conversion.plan),
             *_field("weights", weights),
             *_field("exact", _exact(conversion.exact)),
+            *_field("target", _target(conversion.fit)),
             *_field("verified", proof.splitlines()),
         )
     )
@@ -60,6 +62,19 @@ def _exact(notes: Notes) -> list[str]:
         lines += [f"  {one}" for one in each[:_SHOWN]]
         lines += [f"  and {len(each) - _SHOWN} more"] if len(each) > _SHOWN else []
     return lines
+
+
+def _target(fit: Fit | None) -> list[str]:
+    """Whether the result fits the accelerator that it was aimed at, and each limit that it still breaks once."""
+    if fit is None:
+        return []
+    if fit.fits:
+        return [f"fits {fit.target.title}"]
+    misfits = [one for one in fit.operators if one.misfits]
+    limits = Counter(f"{one.operator}: {misfit}" for one in misfits for misfit in one.misfits)
+    several = f"{len(misfits)} of {_plural(len(fit.operators), 'operator')}"
+    lines = [f"does not fit {fit.target.title}: {several}; conversion.fit tells all"]
+    return lines + [f"  {count} x {limit}" for limit, count in limits.most_common(_SHOWN)]
 
 
 def _field(name: str, lines: Sequence[str]) -> Iterable[str]:

@@ -78,6 +78,8 @@ def convert(
     exact: Annotated[
         list[str] | None, typer.Option(help="an exact rewrite, such as fold_stride or split_kernel:7; may be repeated")
     ] = None,
+    target: Annotated[str | None, typer.Option(help="an accelerator to rewrite for, or a profile of your own")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="with --target: fail where it doesn't fit")] = False,
     overwrite: Overwrite = False,
     trust: Trust = False,
     as_json: Json = False,
@@ -93,7 +95,7 @@ def convert(
             to,
             inputs or (),
             checkpoint,
-            {**options, "fold": fold, "exact": tuple(exact or ())},
+            {**options, "fold": fold, "exact": tuple(exact or ()), "target": target, "strict": strict},
             overwrite=overwrite,
             trust=trust,
         )

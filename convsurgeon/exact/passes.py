@@ -94,13 +94,19 @@ def wanted_of(names: Sequence[str], samples: Sequence[Sample]) -> tuple[Wanted, 
     return tuple(wanted)
 
 
-def rewrite_parts(module: nn.Module, parts: Iterable[Part], wanted: Sequence[Wanted]) -> Notes:
-    """Rewrite each part of a converted model that is a graph: the whole, or the islands in it."""
+def rewrite_parts(
+    module: nn.Module, parts: Iterable[Part], wanted: Sequence[Wanted], *, select: Sequence[str] = ("*",)
+) -> Notes:
+    """Rewrite each part of a converted model that is a graph: the whole, or the islands in it.
+
+    `select`: globs on names in the whole model, of the places to rewrite.
+    """
     notes = Notes()
     for part in parts if wanted else ():
         graph = module.get_submodule(part.path)
         assert isinstance(graph, ConvertedModule)  # what `rewrite` puts in a part's place
-        notes += _rewrite(graph, wanted, part.samples[0], ("*",)).inside(part.path)
+        inside = [pattern.removeprefix(f"{part.path}.") for pattern in select]
+        notes += _rewrite(graph, wanted, part.samples[0], inside).inside(part.path)
     return notes
 
 

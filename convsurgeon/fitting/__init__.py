@@ -187,4 +187,5 @@ class _Judge:
             seen = limit.broken_by(operation.measure)
             if seen:
                 rewrites = mends(family, limit, operation.measure)
-                yield Misfit(limit.quantity, seen, limit.accepted, limit.source, limit.effect, rewrites)
+                most = limit.bound.most
+                yield Misfit(limit.quantity, seen, limit.accepted, limit.source, limit.effect, rewrites, most)

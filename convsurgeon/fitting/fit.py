@@ -16,7 +16,8 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 class Misfit:
     """A limit that an operator breaks: what was seen, what is accepted and by what source, and what mends it.
 
-    `rewrites` names exact rewrites, each of which mends it; `effect` is what happens as it is, "" where unknown.
+    `rewrites` names exact rewrites, each of which mends it; `effect` is what happens as it is, "" where unknown. `most`
+    is the largest value that is accepted, None where the limit is another.
     """
 
     quantity: str
@@ -25,6 +26,7 @@ class Misfit:
     source: Source
     effect: str
     rewrites: tuple[str, ...]
+    most: float | None = None
 
     def __str__(self) -> str:
         seen = ", ".join(str(one) for one in dict.fromkeys(self.seen))

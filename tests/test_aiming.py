@@ -1,0 +1,123 @@
+"""A conversion that is aimed at an accelerator is rewritten where its limits ask for it, and says how it fits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import convsurgeon
+
+X = torch.randn(2, 1, 400)
+TARGETS = pytest.mark.parametrize("target", convsurgeon.target_names())
+
+
+def network() -> nn.Module:
+    """A long strided kernel, a dilation, a transposed convolution, groups."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv1d(1, 8, 80, stride=4),
+        nn.BatchNorm1d(8),
+        nn.ReLU(),
+        nn.Conv1d(8, 8, 3, dilation=4, padding="same"),
+        nn.ConvTranspose1d(8, 4, 4, 2, 1),
+        nn.Conv1d(4, 4, 9, groups=4, stride=2),
+    ).eval()
+
+
+def broken(fit: convsurgeon.Fit | None) -> int:
+    assert fit is not None
+    return sum(bool(one.misfits) for one in fit.operators)
+
+
+@TARGETS
+def test_every_accelerator_gets_what_fits_it_better_and_computes_the_same(target: str) -> None:
+    model = network()
+    conversion = convsurgeon.convert(model, X, target=target)
+    assert conversion.verification is not None
+    assert conversion.verification.passed
+    plain = convsurgeon.fit(convsurgeon.convert(model, X).module, target, X)
+    assert broken(conversion.fit) <= broken(plain)
+    assert conversion.fit is not None
+    assert conversion.fit.fits or target in ("artpec-9", "tidl")
+    if plain.fits:
+        assert not conversion.exact.rewritten
+    other = torch.randn(1, 1, 523)
+    torch.testing.assert_close(conversion.module(other), model(other), rtol=1e-4, atol=1e-5)
+
+
+def profile(folder: Path, limits: str) -> Path:
+    path = folder / "mine.toml"
+    path.write_text(
+        'name = "mine"\ntitle = "Mine"\nstatic_shapes = true\nsource = "guide"\n'
+        '[sources.guide]\ndocument = "A guide"\nkind = "documented"\ndate = 2026-01-01\n' + limits
+    )
+    return path
+
+
+def limit(quantity: str, bound: str) -> str:
+    return (
+        '[[limits]]\noperators = ["convolution", "depthwise_convolution"]\nsource = "guide"\n'
+        f'quantity = "{quantity}"\n{bound}\n'
+    )
+
+
+def test_a_limit_of_ones_own_is_kept(tmp_path: Path) -> None:
+    path = profile(tmp_path, limit("kernel", "max = 7") + limit("dilation", "max = 1"))
+    conversion = convsurgeon.convert(network(), X, target=path, strict=True)
+    assert {one.rewrite for one in conversion.exact.rewritten} == {"split_kernel", "fold_dilation"}
+    assert [one.name for one in conversion.exact.rewritten if one.rewrite == "fold_dilation"] == ["3"]
+    assert "fits Mine" in str(conversion)
+    assert json.loads(json.dumps(conversion.to_json()))["fit"]["fits"] is True
+    assert {"0.weight", "3.weight"} <= {entry.name for entry in conversion.weight_map.entries if entry.baked}
+
+
+def test_equal_strides_are_made_where_they_are_asked_for(tmp_path: Path) -> None:
+    conversion = convsurgeon.convert(network(), X, target=profile(tmp_path, limit("stride", "equal = true")))
+    assert conversion.plan.square
+    assert not conversion.exact.rewritten
+    assert conversion.fit is not None
+    assert conversion.fit.fits
+
+
+def test_what_no_rewrite_mends_stays_and_is_told(tmp_path: Path) -> None:
+    path = profile(tmp_path, limit("out_channels", "max = 4"))
+    conversion = convsurgeon.convert(network(), X, target=path)
+    assert broken(conversion.fit) == 2
+    assert "does not fit Mine: 2 of" in str(conversion)
+    with pytest.raises(convsurgeon.UnsupportedError, match="strict=True asks that every operator fits"):
+        convsurgeon.convert(network(), X, target=path, strict=True)
+
+
+def test_a_rewrite_that_breaks_more_limits_than_it_mends_is_not_done(tmp_path: Path) -> None:
+    path = profile(tmp_path, limit("kernel", "one_of = [1, 3, 5]") + limit("out_channels", "max = 4"))
+    model = nn.Sequential(nn.Conv1d(1, 8, 9), nn.Conv1d(8, 4, 9)).eval()
+    conversion = convsurgeon.convert(model, X, target=path)
+    assert broken(conversion.fit) <= 2
+    assert all(one.name != "0" for one in conversion.exact.rewritten)
+
+
+def test_islands_are_aimed_too(tmp_path: Path) -> None:
+    class Python(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = network()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.encoder(x) if float(x.sum()) > -1e9 else x
+
+    path = profile(tmp_path, limit("kernel", "max = 7"))
+    conversion = convsurgeon.convert(Python().eval(), X, target=path, capture="islands")
+    assert sorted({one.name for one in conversion.exact.rewritten}) == ["encoder.0", "encoder.5"]
+    assert conversion.fit is not None
+    assert conversion.fit.fits
+
+
+def test_wrong_targets() -> None:
+    with pytest.raises(ValueError, match=r"ethos-u55"):
+        convsurgeon.convert(network(), X, target="ethos-u56")
+    with pytest.raises(ValueError, match="a target is given, and there is no sample"):
+        convsurgeon.convert(network(), verify=False, target="tidl")
