@@ -51,3 +51,10 @@ def test_vela_gives_it_the_cycles_of_one_written_by_hand(vela: dict[str, Any], n
     assert row["converted"]["cpu"] <= row["by hand"]["cpu"] <= row["original"]["cpu"]
     assert row["converted"]["cycles"] <= 1.02 * row["by hand"]["cycles"]
     assert row["converted"]["cycles"] <= row["original"]["cycles"]
+
+
+@pytest.mark.xdist_group("vela")
+def test_vela_takes_a_network_on_raw_sound_whole_once_it_is_aimed_at_it(vela: dict[str, Any]) -> None:
+    row = vela["M5"]
+    assert row["original"]["cpu"] == row["converted"]["cpu"] == 1  # the long first stride
+    assert row["aimed"]["cpu"] == 0

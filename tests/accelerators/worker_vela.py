@@ -59,6 +59,7 @@ def main(folder: Path) -> None:
     found["M5"] = {
         "original": compiled(raw, folder, "M5-original", sound),
         "converted": compiled(convsurgeon.convert(raw, sound).module, folder, "M5-converted", sound),
+        "aimed": compiled(convsurgeon.convert(raw, sound, target="ethos-u55").module, folder, "M5-aimed", sound),
     }
     print(json.dumps(found))
 
