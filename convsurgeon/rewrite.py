@@ -94,7 +94,13 @@ def _rewritten(tree: nn.Module, original: nn.Module, capture: Capture, plan: Pla
 
 
 def _sharing(model: nn.Module, captures: Sequence[Capture]) -> Policy:
-    """Share all storage but that of buffers that running the model writes, as the observed runs showed."""
+    """Share all storage but that of buffers that running the model writes, as the observed runs showed.
+
+    Where the model keeps its own Python, that may write any buffer, in its time: none is shared.
+    """
+    if [capture.path for capture in captures] != [""]:
+        kept = {id(buffer) for buffer in model.buffers()}
+        return lambda tensor, owner: tensor.dtype if id(tensor) in kept else share(tensor, owner)
     observed = {c.qualified(name): b for c in captures for name, b in c.root.named_buffers()}
     written = {id(b) for name, b in model.named_buffers() if name in observed and version_of(observed[name]) > 0}
     return lambda tensor, owner: tensor.dtype if id(tensor) in written else share(tensor, owner)

@@ -357,3 +357,24 @@ def test_the_original_and_the_streams_stay_as_they_were() -> None:
     for name, value in convsurgeon.convert(model, X).module.state_dict().items():
         assert value.numel() == before[name].numel()
     assert "forward" not in vars(model.blocks[0])
+
+
+def test_running_the_result_leaves_the_buffers_of_the_model_alone() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv1d(4, 4, 3)
+            self.register_buffer("mean", torch.zeros(4, 1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.conv(x)
+            self.mean.mul_(0.9).add_(y.detach().mean((0, 2))[:, None])
+            return y - self.mean if y.mean() < 100 else y
+
+    model = Counting()
+    conversion = convsurgeon.convert(model, torch.randn(2, 4, 16))
+    assert conversion.plan.capture.how == "islands"
+    conversion.module(torch.randn(2, 4, 16))
+    assert not model.mean.any()
+    assert conversion.module.get_buffer("mean").any()
+    assert conversion.module.get_parameter("conv.bias").data_ptr() == model.conv.bias.data_ptr()
