@@ -113,6 +113,12 @@ _ADVICE = "capture='auto' tries other ways, and 'islands' keeps the model's own 
 
 def unfaithful(model: nn.Module, way: str) -> CaptureError:
     """The error of a capture that isn't the model."""
+    if model._forward_hooks or model._forward_pre_hooks:
+        return CaptureError(
+            f"{type(model).__name__} has hooks of its own, with which it computes something else than forward does\n"
+            "  a graph is made of forward alone; remove them, and register them on the result; or take "
+            "capture='islands', which keeps the model's own Python"
+        )
     return CaptureError(
         f"the {_GRAPHS.get(way, 'graph')} of {type(model).__name__} was captured without an error, and computes "
         "something else\n"

@@ -90,7 +90,8 @@ def capture_model(
             f"{type(model).__name__} is a scripted module, which has no Python to trace\n"
             "  convert the nn.Module that it was scripted from, and script the result"
         )
-    root, pinned = clone_module(model, share_parameters), pinned or {}
+    root = clone_module(model, share_parameters)
+    pinned = {**_computed_by_hooks(model), **(pinned or {})}
     if isinstance(root, fx.GraphModule):
         mode = getattr(root, "captured_mode", None)
         reason = "the graph holds it" if mode else ""
@@ -117,7 +118,21 @@ def capture_export(model: nn.Module, sample: Sample, *, open_only: bool = False)
     exported = export_graph(model, sample, open_only=open_only)
     root = clone_module(model, share_parameters)
     vars(root).update(exported.trace.constants)
-    return Capture(root, exported.trace.graph, "export", exported.mode, exported.reason, admits=exported.admits)
+    return Capture(
+        root,
+        exported.trace.graph,
+        "export",
+        exported.mode,
+        exported.reason,
+        pinned=_computed_by_hooks(model),
+        admits=exported.admits,
+    )
+
+
+def _computed_by_hooks(model: nn.Module) -> dict[str, str]:
+    """What a hook of `model` itself may compute before each call, as old spectral norm does, in a shape of its own."""
+    names = [name for name, value in vars(model).items() if isinstance(value, torch.Tensor)]
+    return dict.fromkeys(names if model._forward_pre_hooks else (), "is computed by a hook of the model")
 
 
 def _of_both_modes(root: nn.Module, trace: Callable[..., Trace], as_it_is: Trace) -> tuple[str, Trace]:

@@ -80,6 +80,8 @@ def _exported(model: nn.Module, sample: Sample, mode: bool | None, ways: Sequenc
         CaptureError: it can't be exported, or draws from a generator of its own.
     """
     clone = clone_module(model, share_parameters)
+    for hooks in (clone._forward_hooks, clone._forward_pre_hooks):
+        hooks.clear()  # the converted module has them too, and calls them around the graph
     try:
         with in_mode(clone, mode), without_autograd_functions(torch.Tensor), undone(clone) as left:
             exported = export_model(clone, sample, ways)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from support import converted_and_equal
 from torch import nn
+from torch.nn.utils import prune, spectral_norm, weight_norm
 from torch.utils.checkpoint import checkpoint
 
 import convsurgeon
@@ -132,3 +134,75 @@ def test_a_strict_export_loses_nothing_either() -> None:
         convsurgeon.convert(Adversarial(), X, capture="export")
     with pytest.raises(convsurgeon.CaptureError, match="computes something else"):
         convsurgeon.convert(Stream(), X, capture="export", verify=False)
+
+
+def _pruned() -> nn.Module:
+    return prune.l1_unstructured(nn.Conv1d(4, 4, 3), "weight", 3)
+
+
+@pytest.mark.parametrize("capture", ["trace", "export"])
+@pytest.mark.parametrize("of", [_pruned, lambda: weight_norm(nn.Conv1d(4, 4, 3))], ids=["pruned", "weight norm"])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")  # it is what old models hold
+def test_a_weight_that_a_hook_of_the_whole_computes_keeps_its_shape(of: Callable[[], nn.Module], capture: Any) -> None:
+    model = of()
+    conversion = converted_and_equal(model, X, capture=capture, copy_weights=True)
+    for one in (model, conversion.module):
+        for parameter in one.parameters():
+            parameter.data.mul_(2)
+    torch.testing.assert_close(conversion.module(X), model(X))
+    assert convsurgeon.verify(model, conversion.module, X, gradients=True, train=True).passed
+
+
+@pytest.mark.filterwarnings("ignore:.*spectral_norm.* is deprecated:FutureWarning")  # it is what old models hold
+@pytest.mark.parametrize("of", [_pruned, lambda: spectral_norm(nn.Conv1d(4, 4, 3))], ids=["pruned", "spectral norm"])
+def test_so_does_that_of_an_island(of: Callable[[], nn.Module]) -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = of(), of()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.a(x)
+            z: torch.Tensor = self.b(y if y.mean() > 0 else -y)
+            return z
+
+    model = Branching()
+    conversion = converted_and_equal(model, X)
+    assert conversion.plan.capture.how == "islands"
+    assert convsurgeon.verify(model, conversion.module, X, gradients=True, train=True).passed
+
+
+def _doubling(model: nn.Module) -> None:
+    model.register_forward_hook(lambda module, inputs, output: output * 2)
+
+
+def _halving(model: nn.Module) -> None:
+    model.register_forward_pre_hook(lambda module, args, kwargs: ((args[0] / 2,), kwargs), with_kwargs=True)
+
+
+@pytest.mark.parametrize("register", [_doubling, _halving])
+def test_hooks_of_the_whole_run_once(register: Callable[[nn.Module], None]) -> None:
+    model = nn.Sequential(nn.Conv1d(4, 4, 3), nn.ReLU())
+    register(model)
+    assert converted_and_equal(model, X).plan.capture.how == "islands"
+    for capture in ("trace", "export"):
+        with pytest.raises(
+            convsurgeon.CaptureError, match="hooks of its own, with which it computes something else than forward"
+        ):
+            convsurgeon.convert(model, X, capture=capture)  # type: ignore[call-overload]
+
+
+def test_hooks_of_the_whole_that_only_look_go_along() -> None:
+    class Branching(Adversarial):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.b(self.a(x)) if x.shape[-1] < 100 else x
+            return y
+
+    seen = []
+    model = Branching()
+    model.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    conversion = converted_and_equal(model, X)
+    assert conversion.plan.capture.how == "export"
+    seen.clear()
+    conversion.module(X)
+    assert seen == [(2, 4, 12)]
