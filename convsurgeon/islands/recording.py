@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from convsurgeon.cloning import clone_module, copied, share_parameters
@@ -47,7 +48,8 @@ def record(model: nn.Module, samples: tuple[Sample, ...]) -> Recording:
     stack: list[str] = []
     for path, module in watched.items():
         module.__dict__["forward"] = _recorder(module.forward, path, recording, stack)
-    with preserved_random_state(), torch.no_grad(), _Uses(clone, watched, recording, stack):
+    uses = _Uses(clone, watched, recording, stack)
+    with preserved_random_state(), torch.no_grad(), uses, _Questions(uses):
         for sample in samples:
             inputs = sample.map(copied)
             clone(*inputs.args, **inputs.kwargs)
@@ -118,11 +120,33 @@ class _Uses(WriteGuard):
         if "convolution" in func.overloadpacket.__name__ and args[1].dim() == 3:
             self._recording.convolves.update(self._stack, ("",))
             self._recording.themselves.add(self._stack[-1] if self._stack else "")
+        self.note(args)
+        self.protect(func, args, kwargs)
+        return func(*args, **(kwargs or {}))
+
+    def note(self, args: Any) -> None:
+        """Note the convolutions' tensors among the arguments of a call, where others than their own forward make it."""
         for tensor in _tensors(args):
             for path, name in self._owners.get(id(tensor), ()):
                 if path not in self._stack:
                     self._recording.readers.setdefault(name, set()).add(tuple(self._stack))
-        self.protect(func, args, kwargs)
+
+
+_T = torch.Tensor
+_QUESTIONS = frozenset({_T.shape.__get__, _T.ndim.__get__, _T.size, _T.dim, _T.stride, _T.__len__})  # type: ignore[attr-defined]
+"""What is answered otherwise by a tensor with another axis, and runs no operator."""
+
+
+class _Questions(TorchFunctionMode):
+    """Notes who asks the tensors of a convolution for their shape."""
+
+    def __init__(self, uses: _Uses) -> None:
+        super().__init__()
+        self._uses = uses
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _QUESTIONS:
+            self._uses.note(args)
         return func(*args, **(kwargs or {}))
 
 

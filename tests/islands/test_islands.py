@@ -378,3 +378,25 @@ def test_running_the_result_leaves_the_buffers_of_the_model_alone() -> None:
     assert not model.mean.any()
     assert conversion.module.get_buffer("mean").any()
     assert conversion.module.get_parameter("conv.bias").data_ptr() == model.conv.bias.data_ptr()
+
+
+def test_a_weight_that_is_asked_for_its_shape_keeps_it() -> None:
+    class Adapted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv1d(4, 4, 3)
+            self.delta = nn.Parameter(torch.randn(4, 12))
+
+        def inner(self) -> nn.Module:
+            return self.layer
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.inner()(x)
+            return y + F.conv1d(x, self.delta.reshape(self.inner().weight.shape)) if y.mean() < 100 else y
+
+    model = Adapted()
+    conversion = convsurgeon.convert(model, X)
+    assert conversion.plan.capture.how == "islands"
+    assert conversion.module.get_parameter("layer.weight").shape == (4, 4, 3)
+    torch.testing.assert_close(conversion.module(X), model(X))
+    assert set(ranks_of_convolutions(conversion.module, X)) == {(4, 4)}
