@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -43,6 +44,8 @@ class Scope(nn.Module):
         saves = any(getattr(kind, name) is not getattr(nn.Module, name) for name in _SAVING)
         scope = _new_scope(kind) if saves else cls()
         take_contents(scope, module, attributes=True)
+        for name in [name for name, value in vars(scope).items() if _is_weak(value)]:
+            del scope.__dict__[name]
         scope.__dict__["_convsurgeon_original"] = kind.__name__
         return scope
 
@@ -74,6 +77,12 @@ _SAVING = (
     *("_save_to_state_dict", "_load_from_state_dict"),
 )
 """The methods by which a class may change what a state_dict holds."""
+
+
+def _is_weak(value: Any) -> bool:
+    """Whether an attribute is made of weak references, as an LSTM holds some to its weights: they can't be pickled."""
+    held = value if isinstance(value, (list, tuple)) else [value]
+    return any(isinstance(one, weakref.ref) for one in held)
 
 
 def _new_scope(kind: type[nn.Module]) -> Scope:

@@ -259,3 +259,20 @@ def _wait_within(seconds: float) -> None:
     with limit.time_limit(seconds):
         while True:
             time.sleep(0.01)
+
+
+def test_a_model_with_a_recurrent_layer_can_be_saved() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.lstm = nn.Conv1d(4, 4, 3), nn.LSTM(4, 4, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.lstm(self.conv(x).transpose(1, 2))[0]
+            return y
+
+    model = Recurrent().eval()
+    module = converted_and_equal(model, X, capture="export").module
+    for one in (pickle.loads(pickle.dumps(module)), copy.deepcopy(module)):
+        torch.testing.assert_close(one(X), model(X))
+        assert list(one.state_dict()) == list(model.state_dict())
