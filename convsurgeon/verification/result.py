@@ -95,6 +95,9 @@ class Verification:
     comparisons: tuple[Comparison, ...]
     divergence: Divergence | None = None
 
+    def __bool__(self) -> bool:
+        return self.passed
+
     @property
     def worst(self) -> Comparison | None:
         """The comparison that comes closest to what is allowed, or exceeds it most."""

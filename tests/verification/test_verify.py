@@ -270,3 +270,10 @@ def test_it_leaves_no_trace() -> None:
 def test_without_samples_nothing_can_be_verified() -> None:
     with pytest.raises(ValueError, match="nothing can be verified without a sample"):
         convsurgeon.verify(Model(), Model(), None)
+
+
+def test_a_verification_is_true_if_it_passed() -> None:
+    one, other = nn.Conv1d(2, 2, 3), nn.Conv1d(2, 2, 3)
+    x = torch.randn(1, 2, 9)
+    assert convsurgeon.verify(one, one, x)
+    assert not convsurgeon.verify(one, other, x)
