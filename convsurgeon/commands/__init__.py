@@ -188,12 +188,14 @@ def checkpoint(
     """Move the weights of a checkpoint to the converted model's shapes, or back, exactly."""
     with reporting(as_json=as_json):
         from convsurgeon.checkpoints import convert_checkpoint
+        from convsurgeon.commands.processes import process_group
 
-        with bytes_bar(source) as tell:
+        with process_group() as first, bytes_bar(source) as tell:
             direction: Direction = "1d" if to_1d else "2d"
             options = {"overwrite": overwrite, "trust": trust, "partial": partial}
             moved = convert_checkpoint(source, target, weight_map, direction, **options, progress=tell)
-    show(str(moved), moved.to_json(), as_json=as_json)
+    if first:
+        show(str(moved), moved.to_json(), as_json=as_json)
 
 
 @app.command()

@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import pickle
 import random
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -392,6 +394,18 @@ def test_processes_share_the_work(saved: Path, weight_map: WeightMap, tmp_path: 
 
 
 # --------------------------------------------------------------------------------------------------- what it can't read
+
+
+def test_torchrun_shares_the_work_of_the_command(saved: Path, weight_map: WeightMap, tmp_path: Path) -> None:
+    weight_map.save(tmp_path / "map.json")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "convsurgeon"]
+    words = ["checkpoint", saved / "sharded", tmp_path / "together", "--map", tmp_path / "map.json"]
+    done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=_TIMEOUT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("tensors moved to 2D") == 1
+    assert len(list((tmp_path / "together").glob("*.distcp"))) == 2
+    convert_checkpoint(saved / "sharded", tmp_path / "alone", weight_map)
+    assert digests(tmp_path / "together") == digests(tmp_path / "alone")
 
 
 def copy_of(source: Path, target: Path) -> Path:
