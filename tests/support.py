@@ -1,7 +1,8 @@
-"""What the tests look at that no module reports itself: which convolutions ran, and where values change form."""
+"""What the tests look at that no module reports itself: which convolutions ran, where values change form."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -65,3 +66,30 @@ def assert_computes_the_same(candidate: nn.Module, reference: nn.Module, *args: 
         expected = reference(*args)
         torch.set_rng_state(state)
         torch.testing.assert_close(candidate(*args), expected)
+
+
+def assert_same(a: Any, b: Any) -> None:
+    """Two states hold the same, in the same order, to the last bit."""
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert list(a) == list(b)
+        for key in a:
+            assert_same(a[key], b[key])
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b)
+        for one, other in zip(a, b, strict=True):
+            assert_same(one, other)
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    else:
+        assert a == b
+
+
+class Runs:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)

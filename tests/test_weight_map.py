@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from support import assert_same
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 from torch.optim.swa_utils import AveragedModel
@@ -33,18 +34,6 @@ class Model(nn.Module):
 @pytest.fixture(params=[-2, -1])
 def conversion(request: pytest.FixtureRequest) -> convsurgeon.Conversion:
     return convsurgeon.convert(Model(), torch.randn(2, 3, 9), unit_axis=request.param, copy_weights=True)
-
-
-def assert_same(a: Any, b: Any) -> None:
-    assert type(a) is type(b)
-    if isinstance(a, dict):
-        assert list(a) == list(b)
-        for key in a:
-            assert_same(a[key], b[key])
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    else:
-        assert a == b
 
 
 def test_a_state_dict_there_and_back(conversion: convsurgeon.Conversion) -> None:

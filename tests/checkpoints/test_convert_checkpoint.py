@@ -19,6 +19,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save, save_file
+from support import Runs, assert_same
 from torch import nn
 
 import convsurgeon
@@ -157,22 +158,6 @@ def test_a_checkpoint_with_optimizer_state(trained: Any, weight_map: WeightMap, 
     optimizer.load_state_dict(last["optimizer_states"][0])
 
 
-def assert_same(a: Any, b: Any) -> None:
-    assert type(a) is type(b)
-    if isinstance(a, dict):
-        assert list(a) == list(b)
-        for key in a:
-            assert_same(a[key], b[key])
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b)
-        for one, other in zip(a, b, strict=True):
-            assert_same(one, other)
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    else:
-        assert a == b
-
-
 def test_a_trainers_folder(trained: Any, weight_map: WeightMap, tmp_path: Path) -> None:
     source = tmp_path / "checkpoint-500"
     source.mkdir()
@@ -198,16 +183,6 @@ def test_a_trainers_folder(trained: Any, weight_map: WeightMap, tmp_path: Path) 
     assert (tmp_path / "out/training_args.bin").read_bytes() == (source / "training_args.bin").read_bytes()
     assert (tmp_path / "out/logs/events").read_bytes() == b"x"
     assert not (tmp_path / "ran").exists()
-
-
-class Runs:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.path,)
 
 
 def test_pickled_code_is_only_run_if_trusted(trained: Any, weight_map: WeightMap, tmp_path: Path) -> None:

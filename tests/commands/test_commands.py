@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support import Runs
 from typer.testing import CliRunner, Result
 
 import convsurgeon
@@ -306,16 +307,6 @@ def test_a_program_with_pickled_code_is_not_loaded(here: Path) -> None:
     assert not (here / "ran").exists()
     (here / "cut.pt2").write_bytes((here / "one.pt2").read_bytes()[:900])
     assert run("plan", "cut.pt2").exit_code == 2
-
-
-class Runs:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.path,)
 
 
 def test_bench_times_both_in_turn(here: Path) -> None:
