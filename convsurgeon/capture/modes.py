@@ -93,6 +93,9 @@ def _merge(ours: Any, theirs: Any, same: Mapping[fx.Node, fx.Node], node: fx.Nod
         return tuple(merged) if isinstance(ours, tuple) else merged
     elif isinstance(ours, dict) and isinstance(theirs, dict) and list(ours) == list(theirs):
         return {k: _merge(v, theirs[k], same, node) for k, v in ours.items()}
+    elif isinstance(ours, slice) and isinstance(theirs, slice):
+        pairs = ((ours.start, theirs.start), (ours.stop, theirs.stop), (ours.step, theirs.step))
+        return slice(*(_merge(a, b, same, node) for a, b in pairs))
     elif ours is True and theirs is False:
         return _Flag()
     elif type(ours) is type(theirs) and (ours == theirs or ours != ours):

@@ -168,3 +168,18 @@ def test_star_arguments() -> None:
     torch.testing.assert_close(
         conversion.module(X, torch.zeros(3, 1), bias=torch.ones(1)), model(X, torch.zeros(3, 1), bias=torch.ones(1))
     )
+
+
+def test_a_slice_of_a_traced_size_follows_the_mode() -> None:
+    class Cut(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.drop = nn.Conv1d(3, 3, 4, padding=2), nn.Dropout(0.5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.drop(self.conv(x))[..., : x.shape[-1]] + x
+
+    model, x = Cut().eval(), torch.randn(2, 3, 20)
+    conversion = convsurgeon.convert(model, x)
+    assert conversion.plan.capture.mode is None
+    convsurgeon.verify(model, conversion.module, x, gradients=True, train=True).require()
