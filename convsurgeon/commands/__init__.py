@@ -220,7 +220,7 @@ def bench(
     include: Include = None,
     exclude: Exclude = None,
     capture: Capture = "auto",
-    rounds: Annotated[int, typer.Option(help="how often each is timed, in turn", min=1)] = 20,
+    rounds: Annotated[int, typer.Option(help="how often each is timed, in turn", min=3)] = 20,
     threads: Annotated[int | None, typer.Option(help="torch's threads", min=1)] = None,
     compiled: Annotated[bool, typer.Option(help="time torch.compile of both as well")] = True,
     trust: Trust = False,

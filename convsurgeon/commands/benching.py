@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import platform
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,6 +18,7 @@ from convsurgeon.commands.console import Code, errors
 from convsurgeon.commands.converting import Done, samples_for
 from convsurgeon.commands.models import model_of
 from convsurgeon.samples import Sample
+from convsurgeon.timing import Ratio, timed_in_turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,29 +71,14 @@ def bench_of(
 
 
 def measured(calls: Mapping[str, Callable[[], Any]], rounds: int) -> list[Figures]:
-    """Time every call once a round, in another order each round; the first is what the others are compared with."""
-    for call in calls.values():
-        call()  # the first call of a variant may compile, and fills caches
+    """Time every call once a round; the first is what the others are compared with."""
     peaks = {name: _peak(call) for name, call in calls.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    names = list(calls)
     with Progress(console=errors, disable=not errors.is_terminal, transient=True) as bar:
-        for at in bar.track(range(rounds), description="timing"):
-            for name in names[at % len(names) :] + names[: at % len(names)]:
-                start = time.perf_counter()
-                calls[name]()
-                seconds[name].append(time.perf_counter() - start)
-    first = seconds[names[0]]
+        timed = timed_in_turn(calls, bar.track(range(rounds), description="timing"))
+    first = next(iter(timed.values()))
     return [
-        Figures(
-            name,
-            statistics.median(taken),
-            min(taken),
-            max(taken),
-            statistics.median(a / b for a, b in zip(first, taken, strict=True)),
-            peaks[name],
-        )
-        for name, taken in seconds.items()
+        Figures(name, one.median, one.least, one.most, Ratio.of(first, one).median, peaks[name])
+        for name, one in timed.items()
     ]
 
 
@@ -107,8 +91,6 @@ def _call(module: Callable[..., Any], sample: Sample) -> Callable[[], Any]:
     def call() -> None:
         with torch.no_grad():
             module(*sample.args, **sample.kwargs)
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
 
     return call
 
