@@ -1,6 +1,6 @@
 """Exact rewrites of converted graphs, which fit them to what a target can compute; one family a file."""
 
-from convsurgeon.exact import dilation, groups, kernels, linear, norm, padding, pooling, stride, transposed
+from convsurgeon.exact import channels, dilation, groups, kernels, linear, norm, padding, pooling, stride, transposed
 from convsurgeon.exact.base import REWRITES, Cost, Left, Notes, Rewrite, Rewritten, Wanted
 from convsurgeon.exact.passes import rewrite_exactly, rewrite_parts, wanted_of
 
@@ -12,6 +12,7 @@ __all__ = [
     "Rewrite",
     "Rewritten",
     "Wanted",
+    "channels",
     "dilation",
     "groups",
     "kernels",

@@ -93,6 +93,9 @@ class Cost:
     macs: int
     nbytes: int
 
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.macs + other.macs, self.nbytes + other.nbytes)
+
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:

@@ -22,6 +22,7 @@ _TORCH: dict[str, Any] = {
     "pad": F.pad,
     "reshape": torch.reshape,
     "transpose": torch.transpose,
+    "permute": torch.permute,
     "cat": torch.cat,
     "add": operator.add,
     "slice": operator.getitem,
@@ -34,6 +35,7 @@ _ATEN: dict[str, Any] = {
     "pad": aten.pad.default,
     "reshape": aten.reshape.default,
     "transpose": aten.transpose.int,
+    "permute": aten.permute.default,
     "cat": aten.cat.default,
     "add": aten.add.Tensor,
     "slice": aten.slice.Tensor,
@@ -79,6 +81,7 @@ class NodeWriter:
     """Writes at one place; `limit` is the number that the rewrite keeps to, and `baked` names what it has baked.
 
     `absorbed` are the nodes whose work is done by what it wrote, and `frozen` says that it holds in this mode alone.
+    `passed` are nodes behind the site, each reading only the one before, for the last of which its result stands.
     """
 
     def __init__(self, reader: Reader, limit: int | None, memory: Memory) -> None:
@@ -88,6 +91,7 @@ class NodeWriter:
         self.reader = reader
         self.memory = memory
         self.absorbed: list[fx.Node] = []
+        self.passed: list[fx.Node] = []
         self.baked: list[str] = []
         self.frozen = False
         self.module = module
@@ -186,6 +190,29 @@ class NodeWriter:
         """(N, C, rows, columns), with as many elements as `length` says, as (N, C, 1, length)."""
         sizes = (1, length) if self.axis.position == -2 else (length, 1)
         return self.reshape(value, site, site.channels[1], *sizes)
+
+    def into_channels(self, value: fx.Node, site: Convolution, rows: Length, factor: int) -> fx.Node:
+        """(N, C, 1, rows * factor) as (N, factor * C, 1, rows): in memory the same, where channels come last."""
+        last = self._channels_last(value, site)
+        return self._channels_first(self._in_rows(last, site, rows, site.channels[0] * factor), site)
+
+    def out_of_channels(self, value: fx.Node, site: Convolution, factor: int, length: Length) -> fx.Node:
+        """(N, factor * C, 1, rows) as (N, C, 1, rows * factor), cut off at `length`."""
+        rows = self.length(value)
+        last = self._in_rows(self._channels_last(value, site), site, rows * factor, site.channels[1])
+        return self._channels_first(self._slice(last, self.axis.of_length - 1, 0, length), site)
+
+    def _channels_last(self, value: fx.Node, site: Convolution) -> fx.Node:
+        axes = [0, 2, 3, 1] if len(site.shape) == 4 else [1, 2, 0]
+        return self.keep_folded(self.emit("permute", value, axes))
+
+    def _channels_first(self, value: fx.Node, site: Convolution) -> fx.Node:
+        node = self.emit("permute", value, [0, 3, 1, 2] if len(site.shape) == 4 else [2, 0, 1])
+        self.memory.folded.discard(node)
+        return node
+
+    def _in_rows(self, value: fx.Node, site: Convolution, rows: Length, channels: int) -> fx.Node:
+        return self.reshape(value, site, *((1, rows) if self.axis.position == -2 else (rows, 1)), channels, folded=True)
 
     def keep_folded(self, node: fx.Node) -> fx.Node:
         """Remember that the node's value isn't (N, C, 1, L)."""

@@ -27,13 +27,14 @@ from convsurgeon.spellings import module_of
 _ORDER = (
     *("fold_batch_norm", "merge_padding", "fix_pool", "linear_as_convolution"),
     *("crop_padding", "transposed_as_convolution", "ungroup_dense", "ungroup_split"),
-    *("fold_dilation", "fold_stride", "split_kernel", "split_pool", "separate_padding"),
+    *("fold_dilation", "fold_into_channels", "fold_stride", "split_kernel"),
+    *("split_pool_stride", "split_pool", "separate_padding"),
 )
 """The order in which rewrites are done, however they are asked for: makers of sites before their readers."""
 
 _SIZES = ("size", torch.ops.aten.sym_size.int)
 
-_STRIDED = ("getitem", "slice", "transpose")
+_STRIDED = ("getitem", "slice", "transpose", "permute")
 """Operators whose results aren't contiguous."""
 
 _ANY_LAYOUT = frozenset(
@@ -186,14 +187,17 @@ class _Pass:
                 return
             if result is None:
                 return
-            if name_in(self._module, result) in _STRIDED and self._needs_layout(old):
+            replaced = write.passed[-1] if write.passed else old
+            if name_in(self._module, result) in _STRIDED and self._needs_layout(replaced):
                 known = self._memory.unfoldings.get(result)
                 result = write.contiguous(result)
                 if known is not None:
                     self._memory.unfoldings[result] = known
         new = _between(last, old)
-        self._sign(old, result, new)
-        self._replace(old, result, write.absorbed)
+        before += cost_of(self._module, write.passed, self._shapes)
+        self._sign(old, new)
+        result.meta[ORIGIN] = replace(replaced.meta[ORIGIN], rule=self._wanted.rewrite.name)
+        self._replace(replaced, result, [*write.absorbed, *write.passed[:-1], old])
         self._frozen |= write.frozen
         self._done.append(_Done(result.name, name, was, tuple(write.baked), before, new))
 
@@ -205,18 +209,21 @@ class _Pass:
             for user in old.users
         )
 
-    def _sign(self, old: fx.Node, result: fx.Node, new: Iterable[fx.Node]) -> None:
-        """Say of the new nodes where they come from; what is folded is in neither form, and said to be 1-D."""
+    def _sign(self, old: fx.Node, new: Iterable[fx.Node]) -> None:
+        """Say of the new nodes where they come from; what is folded is in neither form, and said to be 1-D.
+
+        One that is the copy of another keeps the trace of that.
+        """
         origin: Origin = old.meta[ORIGIN]
         numbers: set[fx.Node] = set()
         for node in new:
-            node.meta = {key: value for key, value in old.meta.items() if key in ("stack_trace", "nn_module_stack")}
+            known = node.meta or old.meta
+            node.meta = {key: value for key, value in known.items() if key in ("stack_trace", "nn_module_stack")}
             operands = node.all_input_nodes
             if node.target in _SIZES or (operands and numbers.issuperset(operands)):
                 numbers.add(node)
             is_2d = node not in self._memory.folded and node not in numbers and node.op != "get_attr"
-            form = origin.form if node is result else "2d" if is_2d else "1d"
-            node.meta[ORIGIN] = Origin(origin.node, self._wanted.rewrite.name, form)
+            node.meta[ORIGIN] = Origin(origin.node, self._wanted.rewrite.name, "2d" if is_2d else "1d")
 
     def _replace(self, old: fx.Node, result: fx.Node, absorbed: list[fx.Node]) -> None:
         """Let `result` stand for `old`, under its name, and erase what nothing reads any longer."""

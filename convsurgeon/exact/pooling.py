@@ -46,6 +46,34 @@ def split_pool(pool: Pool, write: Writer) -> fx.Node | Refusal | None:
     return value
 
 
+@rewrite("split_pool_stride", reads=Pool, limit=3)
+def split_pool_stride(pool: Pool, write: Writer) -> fx.Node | Refusal | None:
+    """A max pool of a stride s1 s2 longer than the limit is one of stride s2 over one of stride s1, and so on.
+
+    The largest of K = k1 + (k2 - 1) s1 is the largest out of those of k1 that begin s1 apart, where k1 is s1 or more;
+    k1 is more than that where K asks for it, or all of the padding, which is the first pool's. An average over K = s
+    that are as far apart is one over averages.
+
+    Limits: the stride is a product of numbers within the limit; no dilation, ceil_mode, indices or divisor; an average
+    has no padding, and its stride is its size.
+    """
+    if pool.kind == "mean" or pool.size is not None or pool.stride <= write.limit:
+        return None
+    if pool.dilation > 1 or pool.ceil or pool.indices or pool.divides:
+        return Refusal("it has a dilation, ceil_mode, indices or a divisor of its own")
+    steps = _factors(pool.stride, write.limit)
+    if not steps:
+        return Refusal(f"its stride is {pool.stride}, which is no product of numbers up to {write.limit}")
+    if pool.kind == "average" and (pool.padding or pool.stride != pool.taps):
+        return Refusal("averages that are padded, or overlap, are no averages of averages")
+    value, taps, padding = pool.input, pool.taps, pool.padding
+    for step in steps[:-1]:
+        behind = max(1, (taps - max(step, 2 * padding)) // step + 1)
+        own = taps - (behind - 1) * step
+        value, taps, padding = write.pool(pool.kind, value, own, step, padding), behind, 0
+    return write.pool(pool.kind, value, taps, steps[-1], padding)
+
+
 def _factors(number: int, limit: int) -> list[int]:
     """The number as a product of numbers up to the limit, the largest that fit; [] if it is none."""
     found = []

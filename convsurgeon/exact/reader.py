@@ -81,14 +81,14 @@ class Reader:
             return self._convolution(node, operator, given)
         if kind is Norm:
             return self._norm(node, given)
-        if not self._is_2d(operand):
+        if not self.is_2d(operand):
             return Refusal("its operand is not held in 2-D") if kind is Linear else None
         return self._linear(node, given) if kind is Linear else self._pool(node, operator, given)
 
     def pad(self, node: fx.Node) -> tuple[fx.Node, int, int] | None:
         """What a node puts zeros around, and how many on each side of the length; None where it does something else."""
         found = arguments(node, self._modules)
-        if found is None or found[0] != "pad" or not self._is_2d(node):
+        if found is None or found[0] != "pad" or not self.is_2d(node):
             return None
         given = found[1]
         pads = list(given["padding"])
@@ -98,7 +98,7 @@ class Reader:
         unit, along = (pads[2:], pads[:2]) if self.axis.position == -2 else (pads[:2], pads[2:4])
         return None if any(unit) or any(pads[4:]) or min(along) < 0 else (given["input"], along[0], along[1])
 
-    def _is_2d(self, node: fx.Node) -> bool:
+    def is_2d(self, node: fx.Node) -> bool:
         """Whether the node's value is (N, C, 1, L), or (N, C, L, 1)."""
         origin = node.meta.get(ORIGIN)
         shape = self._shapes.get(node)
@@ -150,7 +150,7 @@ class Reader:
 
     def _convolution(self, node: fx.Node, operator: str, given: dict[str, Any]) -> Convolution | Refusal | None:
         operand = given["input"]
-        if not self._is_2d(operand) or not self._is_2d(node):
+        if not self.is_2d(operand) or not self.is_2d(node):
             return None
         held = self._weights(given)
         if isinstance(held, Refusal):

@@ -39,6 +39,22 @@ def is_pointwise(node: fx.Node, write: Writer) -> bool:
     return pointwise and bool(node.all_input_nodes) and not _writes(node, write.reader.module)
 
 
+def pointwise_behind(node: fx.Node, write: Writer) -> list[fx.Node]:
+    """The pointwise operators that follow one on the other behind `node`, each the only reader of the one before.
+
+    One may write to what it reads, as nothing else sees that.
+    """
+    found: list[fx.Node] = []
+    while len(node.users) == 1:
+        node = next(iter(node.users))
+        origin: Any = node.meta.get(ORIGIN)
+        pointwise = origin is not None and origin.rule == "pointwise" and write.reader.is_2d(node)
+        if not pointwise or len(node.all_input_nodes) != 1:
+            break
+        found.append(node)
+    return found
+
+
 def writes_in_place(write: Writer) -> bool:
     """Whether anything in the graph writes to a value, of which what was folded may be another view."""
     return any(

@@ -43,6 +43,11 @@ def between_convolutions(module: nn.Module) -> nn.Module:
     return nn.Sequential(nn.Conv1d(1, 2, 1), module, nn.Conv1d(2, 1, 1)).double()
 
 
+def is_smooth(number: int, limit: int) -> bool:
+    """Whether it is a product of numbers up to the limit."""
+    return all(number % prime or prime <= limit for prime in (2, 3, 5, 7, 11, 13, 17, 19, 23, 29))
+
+
 def layer_of(model: nn.Module) -> Any:
     first = model[0]  # type: ignore[index]
     return first if not isinstance(first, Called) else type("Numbers", (), {**first.numbers, "weight": first.weight})
@@ -58,6 +63,53 @@ def test_fold_stride(drawn: Drawn, unit_axis: Any) -> None:
     assert not notes.left
     convs = [one for one in module.modules() if isinstance(one, nn.Conv2d)]
     assert all(max(one.stride) == 1 for one in convs)  # type: ignore[type-var]
+
+
+@given(convolutions(strides=6, same=True), AXES, st.integers(2, 20))
+@settings(max_examples=100)
+def test_fold_into_channels(drawn: Drawn, unit_axis: Any, depth: int) -> None:
+    model, x = drawn
+    layer = layer_of(model)
+    stride, inputs = layer.stride[0], layer.weight.shape[1] * layer.groups
+    module, notes = rewritten(model, x, [f"fold_into_channels:{depth}"], lengths=ODD, unit_axis=unit_axis)
+    wanted = stride > 1 or 2 * inputs <= depth
+    assert done(notes) == ["fold_into_channels"] * (wanted and layer.groups == 1)
+    assert ("groups, each of which" in reasons(notes)) == (wanted and layer.groups > 1)
+    for one in module.modules():
+        if isinstance(one, nn.Conv2d) and done(notes):
+            assert max(one.stride) == 1  # type: ignore[type-var]
+            assert stride * inputs <= one.in_channels <= max(depth, stride * inputs)
+
+
+class Behind(nn.Module):
+    """What may stand behind a convolution: pointwise operators, one that writes, and one whose value is read twice."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.conv, self.kind = nn.Conv1d(1, 3, 9, 2, dtype=torch.float64), kind
+        self.relu = nn.ReLU(inplace=kind == "writes")
+        self.after = nn.Conv1d(3, 1, 2, dtype=torch.float64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        y = torch.tanh(self.relu(x))
+        if self.kind == "twice":
+            return self.after(y + x)
+        return y.view(y.shape[0], -1) if self.kind == "view" else y if self.kind == "last" else self.after(y * 2)
+
+
+@CAPTURES
+@pytest.mark.parametrize("kind", ["plain", "writes", "twice", "last", "view"])
+@pytest.mark.parametrize("unit_axis", [-2, -1])
+def test_fold_into_channels_takes_pointwise_operators_along(capture: Any, kind: str, unit_axis: Any) -> None:
+    module, notes = rewritten(
+        Behind(kind), wide(2, 1, 60), ["fold_into_channels:4"], lengths=(61, 73), unit_axis=unit_axis, capture=capture
+    )
+    assert done(notes) == ["fold_into_channels"]
+    order = [str(node.target) for node in module.graph.nodes]  # type: ignore[union-attr]
+    turns = max(at for at, name in enumerate(order) if "permute" in name)
+    assert (next(at for at, name in enumerate(order) if "tanh" in name) < turns) == (kind != "twice")
+    assert torch.export.export(module, (wide(2, 1, 60),)).module()(wide(2, 1, 60)).shape[0] == 2
 
 
 @given(convolutions(dilations=5, same=True), AXES)
@@ -162,11 +214,29 @@ def test_split_max_pool(taps: int, stride: int, padding: int, limit: int, unit_a
     assert done(notes) == ["split_pool"] * (taps > limit)
 
 
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 6), st.integers(2, 4), AXES)
+@settings(max_examples=100)
+def test_split_max_pool_stride(taps: int, stride: int, padding: int, limit: int, unit_axis: Any) -> None:
+    model = between_convolutions(nn.MaxPool1d(taps, stride, min(padding, taps // 2)))
+    _, notes = rewritten(
+        model, wide(2, 1, 12), [f"split_pool_stride:{limit}"], lengths=range(13, 40), unit_axis=unit_axis
+    )
+    assert done(notes) == ["split_pool_stride"] * (stride > limit and is_smooth(stride, limit))
+    assert bool(notes.rewritten) or stride <= limit or "no product of numbers" in reasons(notes)
+
+
+@given(st.integers(1, 30), st.integers(2, 5), AXES)
+def test_split_average_pool_stride(taps: int, limit: int, unit_axis: Any) -> None:
+    model = between_convolutions(nn.AvgPool1d(taps))
+    _, notes = rewritten(model, wide(2, 1, 60), [f"split_pool_stride:{limit}"], lengths=(61, 89), unit_axis=unit_axis)
+    assert done(notes) == ["split_pool_stride"] * (taps > limit and is_smooth(taps, limit))
+
+
 @given(st.integers(1, 30), st.integers(2, 5), AXES)
 def test_split_average_pool(taps: int, limit: int, unit_axis: Any) -> None:
     model = between_convolutions(nn.AvgPool1d(taps))
     _, notes = rewritten(model, wide(2, 1, 60), [f"split_pool:{limit}"], lengths=(61, 75, 89), unit_axis=unit_axis)
-    smooth = all(taps % prime or prime <= limit for prime in (2, 3, 5, 7, 11, 13, 17, 19, 23, 29))
+    smooth = is_smooth(taps, limit)
     assert done(notes) == ["split_pool"] * (taps > limit and smooth)
     assert taps <= limit or smooth or "no product of numbers" in reasons(notes)
 
