@@ -12,7 +12,20 @@ from torch._ops import HigherOrderOperator
 from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Modules
 from convsurgeon.observe import Facts, NodeFacts, Value, has_form
-from convsurgeon.rules import RULES, Arguments, Computed, Deferred, Lifted, Lowered, Raised, Refusal, Rule, Ways
+from convsurgeon.rules import (
+    RULES,
+    Arguments,
+    Computed,
+    Deferred,
+    Lifted,
+    Lowered,
+    Raised,
+    Refusal,
+    Rule,
+    Ways,
+    keeps_length,
+    makes_one_long,
+)
 from convsurgeon.rules.pointwise import broadcasts, is_elementwise
 from convsurgeon.spellings import Call, ModuleSpelling, Spelling, State, has_state, is_torchs_own, operator_name, read
 
@@ -66,7 +79,7 @@ def consider(node: fx.Node, facts: Facts | None, modules: Modules, axis: UnitAxi
     if seen is not None and seen.value is None and not _may_answer(seen, call):
         return Refusal(f"no rule covers it, and its result is {_words(seen)}, not a tensor")
     if call is not None:
-        return _by_rule(node, call, facts, axis)
+        return _by_rule(node, call, facts, modules, axis)
     if seen is None:
         return Refusal("without samples only convolutions are known")
     return _as_pointwise(node, seen, facts or {}, modules, axis)
@@ -85,13 +98,14 @@ def _may_answer(seen: NodeFacts, call: Call | None) -> bool:
     return call is not None and (bool(seen.items) or RULES[call.operator].query)
 
 
-def _by_rule(node: fx.Node, call: Call, facts: Facts | None, axis: UnitAxis) -> Candidate | Refusal:
+def _by_rule(node: fx.Node, call: Call, facts: Facts | None, modules: Modules, axis: UnitAxis) -> Candidate | Refusal:
     rule = RULES[call.operator]
-    known = {name: _facts_of(value, facts) for name, value in call.arguments.items()}
+    known = _known(call, facts)
     taken_first = known.get("input")
     if isinstance(taken_first, Value) and taken_first.rank == 0:
         return Refusal("what it takes is one number")
-    answer = rule.lift(Arguments({**known, "result": _facts_of(node, facts)}), axis)
+    one_long = rule.asks_length and facts is not None and _is_one_long(call.arguments.get("input"), facts, modules)
+    answer = rule.lift(Arguments({**known, "result": _facts_of(node, facts), "one_long": one_long}), axis)
     if isinstance(answer, Refusal):
         return answer
     if call.arguments.get("out") is not None:
@@ -116,6 +130,22 @@ def _by_rule(node: fx.Node, call: Call, facts: Facts | None, axis: UnitAxis) -> 
     if not ways:
         return Refusal("the rank of what it takes or returns is too low to have a 2-D form")
     return Candidate(rule, ways, taken, state, call.spelling)
+
+
+def _is_one_long(value: Any, facts: Facts, modules: Modules) -> bool:
+    """Whether the last axis of a value has one element at every size of the inputs, by what made the value."""
+    while isinstance(value, fx.Node):
+        call = read(value, modules)
+        if isinstance(call, Call):
+            known = Arguments(_known(call, facts))
+            if makes_one_long(call.operator, known):
+                return True
+            value = call.arguments.get("input") if keeps_length(call.operator, known) else None
+        else:
+            alone = len(value.all_input_nodes) == 1 and not isinstance(call, Refusal) and is_torchs_own(value)
+            elementwise = alone and is_elementwise(facts[value].overloads) and not has_state(value, modules)
+            value = value.all_input_nodes[0] if elementwise else None
+    return False
 
 
 def _in_nodes(way: Lifted) -> Lifted:
@@ -159,6 +189,10 @@ def _as_pointwise(
         return Refusal(f"memory_format={layout} means another layout in 2-D")
     lifted = tuple(operand for operand in operands if has_form(operand, facts, axis))
     return Candidate(RULES["pointwise"], (Lifted("pointwise"),), lifted)
+
+
+def _known(call: Call, facts: Facts | None) -> dict[str, Any]:
+    return {name: _facts_of(value, facts) for name, value in call.arguments.items()}
 
 
 def _facts_of(value: Any, facts: Facts | None) -> Any:

@@ -16,10 +16,24 @@ from convsurgeon.rules import (
     resampling,
     views,
 )
-from convsurgeon.rules.base import RULES, Arguments, Computed, Deferred, Lifted, Lowered, Raised, Refusal, Rule, Ways
+from convsurgeon.rules.base import (
+    RULES,
+    Absent,
+    Arguments,
+    Computed,
+    Deferred,
+    Lifted,
+    Lowered,
+    Raised,
+    Refusal,
+    Rule,
+    Ways,
+)
+from convsurgeon.rules.lengths import keeps_length, makes_one_long
 
 __all__ = [
     "RULES",
+    "Absent",
     "Arguments",
     "Computed",
     "Deferred",
@@ -34,6 +48,8 @@ __all__ = [
     "dropout",
     "indexing",
     "joining",
+    "keeps_length",
+    "makes_one_long",
     "normalisation",
     "padding",
     "pointwise",

@@ -55,6 +55,10 @@ class Deferred:
     args: tuple[Any, ...]
 
 
+class Absent:
+    """Stands for an argument that what computes the operator in 2-D doesn't have."""
+
+
 @dataclass(frozen=True, slots=True)
 class Computed:
     """An argument, no tensor, that the graph computes when it runs: only its type is known, and it can be passed on."""
@@ -67,7 +71,8 @@ class Arguments:
     """An operator's arguments by name, defaults filled in: numbers as they are, tensors as `Value` facts.
 
     None stands for a tensor that was not observed, and for an argument that this spelling of the operator doesn't have.
-    `result` are the facts of what it returns.
+    `result` are the facts of what it returns; `one_long` whether `input`'s last axis has one element by construction,
+    for rules that ask.
     """
 
     __slots__ = ("_given",)
@@ -92,6 +97,7 @@ class Rule:
     1-D operator makes contiguous what it is given, or what it returns; the 2-D one would see channels_last instead.
     `query`: its answer is no tensor. `unpacks`: it may take a tuple of values apart. `reorders`: a view whose gradient
     has its axes in another order in memory. `trusts_gradient`: torch's kernel misreads such a gradient in 2-D.
+    `asks_length`: its answer depends on whether the length is one by construction.
     """
 
     operator: str
@@ -103,6 +109,7 @@ class Rule:
     unpacks: bool
     reorders: bool
     trusts_gradient: bool
+    asks_length: bool
 
     @property
     def equation(self) -> str:
@@ -129,12 +136,14 @@ def rule(
     unpacks: bool = False,
     reorders: bool = False,
     trusts_gradient: bool = False,
+    asks_length: bool = False,
 ) -> Callable[[L], L]:
     """Register the decorated function as the rule of `operators`."""
 
     def register(lift: L) -> L:
         for operator in operators:
-            RULES[operator] = Rule(operator, lift, lifts, must, contiguous, query, unpacks, reorders, trusts_gradient)
+            flags = must, contiguous, query, unpacks, reorders, trusts_gradient, asks_length
+            RULES[operator] = Rule(operator, lift, lifts, *flags)
         return lift
 
     return register

@@ -10,6 +10,7 @@ import torch
 from convsurgeon.axis import UnitAxis
 from convsurgeon.observe import Value
 from convsurgeon.rules.base import (
+    Absent,
     Arguments,
     Computed,
     Lifted,
@@ -102,11 +103,13 @@ def lift_unsqueeze(op: Arguments, axis: UnitAxis) -> Ways | Refusal:
     return *lifted, *(() if both is None else (Raised("unflatten", dim=both[0], sizes=both[1]),))
 
 
-@rule("squeeze")
+@rule("squeeze", asks_length=True)
 def lift_squeeze(op: Arguments, axis: UnitAxis) -> Ways | Refusal:
     """``squeeze`` of axes before the length leaves the unit axis where it is; or takes it along, and ends a region.
 
-    Of the first axis too: where another batch isn't squeezed, the rank is another, and what follows stays 1-D.
+    Of the first axis too: where another batch isn't squeezed, the rank is another, and what follows stays 1-D. A length
+    that is 1 by construction is flattened with the unit axis into the channels, as one would write it in 2-D, and as
+    compilers take it: (N, C, 1, 1) -> (N, C).
 
     Limits: the axes are plain numbers, and of size 1 in the sample (else the rank would depend on the input).
     """
@@ -118,6 +121,8 @@ def lift_squeeze(op: Arguments, axis: UnitAxis) -> Ways | Refusal:
     rank = op.input.rank
     if op.result is None or op.result.rank != rank - len(dims):
         return Refusal("it squeezes an axis that is longer than 1 in the sample")
+    if op.one_long and rank > 1 and [dim % rank for dim in dims] == [rank - 1]:
+        return (Lowered("flatten", dim=Absent, start_dim=-3),)
     lifted = [axis.lifted_axis(dim, rank) for dim in dims]
     lowered = Lowered("squeeze", dim=(*lifted, axis.position))
     if any(dim % rank in (0, rank - 1) for dim in dims):

@@ -57,17 +57,22 @@ _LIFTED = {
 }
 """Packets that compute 1-D values only, and the one that computes 2-D ones; the rest compute both."""
 
-_WAYS: dict[Any, dict[type[Lifted], Any]] = {
+_WAYS: dict[Any, dict[type[Lifted] | str, Any]] = {
     aten.conv_transpose1d.default: {Lifted: aten.conv_transpose2d.input},
     aten.unsqueeze.default: {Raised: aten.unflatten.int},
-    aten.squeeze.dim: {Lowered: aten.squeeze.dims},
+    aten.squeeze.dim: {Lowered: aten.squeeze.dims, "flatten": aten.flatten.using_ints},
+    aten.squeeze.dims: {"flatten": aten.flatten.using_ints},
 }
-"""Overloads that one of another name stands for, in one way of computing them."""
+"""Overloads that one of another name stands for, in one way of computing them, or as the operator that it names."""
 
 _RENAMED = {("repeat", "repeats"): "size"}
 """Arguments that the rules know by another name; the value that an operator is called on is always ``input``."""
 
-_MORE: dict[str, dict[str, Any]] = {"unsqueeze": {"sizes": None}, "constant_pad_nd": {"mode": "constant"}}
+_MORE: dict[str, dict[str, Any]] = {
+    "unsqueeze": {"sizes": None},
+    "squeeze": {"start_dim": None},
+    "constant_pad_nd": {"mode": "constant"},
+}
 """Arguments that an overload doesn't have but its rule asks for, or what stands for it in 2-D does, and their value."""
 
 

@@ -12,7 +12,7 @@ from torch import fx, nn
 from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Modules
 from convsurgeon.observe import Value
-from convsurgeon.rules.base import Lifted
+from convsurgeon.rules.base import Absent, Lifted
 
 NUMPY_NAMES = {"axis": "dim", "x": "input", "a": "input", "x1": "input", "x2": "other"}
 """Keywords that torch's argument parser takes for its own."""
@@ -85,6 +85,10 @@ def respell(spelling: Spelling, node: fx.Node, changes: Mapping[str, Any]) -> tu
     args = list(node.args)
     for at, (name, parameter) in enumerate(parameters.items()):
         if name not in changes:
+            continue
+        if changes[name] is Absent:  # the last that is written by place: none behind it moves up
+            del args[at:]
+            kwargs.pop(name, None)
             continue
         if parameter.kind is parameter.VAR_POSITIONAL:
             args[at:] = changes[name] if isinstance(changes[name], (tuple, list)) else [changes[name]]

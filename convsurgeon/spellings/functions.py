@@ -19,14 +19,15 @@ from convsurgeon.rules.queries import attribute_1d, rank_1d, size_1d
 from convsurgeon.spellings import signatures as s
 from convsurgeon.spellings.base import Call, bind
 
-Targets = Mapping[type[Lifted], Callable[..., Any]]
+Targets = Mapping[type[Lifted] | str, Callable[..., Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class FunctionSpelling:
     """A function or method: its operator, how its arguments are named, and the functions that stand for it in 2-D.
 
-    Those are given by the way that is taken; where there is none the function itself does it.
+    Those are given by the kind of way that is taken, or by the operator that it names; where there is none the function
+    itself does it.
     """
 
     operator: str
@@ -37,11 +38,14 @@ class FunctionSpelling:
         return Call(self.operator, bind(self.signature, node), self)
 
     def lifted_name(self, way: Lifted) -> str:
-        target = self.targets.get(type(way))
+        target = self._target(way)
         return "" if target is None else name_of(target)
 
     def lifted_target(self, node: fx.Node, way: Lifted) -> Any:
-        return self.targets.get(type(way), node.target)
+        return self._target(way) or node.target
+
+    def _target(self, way: Lifted) -> Callable[..., Any] | None:
+        return self.targets.get(way.operator) or self.targets.get(type(way))
 
     def lift_module(self, module: nn.Module, changes: Mapping[str, Any], axis: UnitAxis) -> nn.Module | None:
         return None
@@ -93,7 +97,6 @@ _BOTH: dict[Callable[..., Any], tuple[str, ...]] = {
     s.tile: ("tile",),
     s.flatten: ("flatten",),
     s.unflatten: ("unflatten",),
-    s.squeeze: ("squeeze",),
     s.transpose: ("transpose", "swapaxes", "swapdims"),
 }
 """Operators that are functions of torch and methods of a tensor under the same name, with the same arguments."""
@@ -111,6 +114,7 @@ _CASTS = (
 )
 
 _UNSQUEEZE = _row("unsqueeze", s.unsqueeze, {Raised: torch.unflatten})
+_SQUEEZE = _row("squeeze", s.squeeze, {"flatten": torch.flatten})
 
 FUNCTIONS: dict[Any, FunctionSpelling] = {
     **{getattr(torch, name): _row(name, stub) for stub, names in _BOTH.items() for name in names},
@@ -155,6 +159,7 @@ FUNCTIONS: dict[Any, FunctionSpelling] = {
     torch.reshape: _row("reshape", s.reshape),
     torch.broadcast_to: _row("broadcast_to", s.broadcast_to),
     torch.unsqueeze: _UNSQUEEZE,
+    torch.squeeze: _SQUEEZE,
     torch.permute: _row("permute", s.permute),
 }
 
@@ -171,5 +176,6 @@ METHODS: dict[str, FunctionSpelling] = {
     **{name: _row(name, s.view) for name in ("view", "reshape", "expand", "repeat", "broadcast_to")},
     **{name: _row(name, s.with_other) for name in ("view_as", "reshape_as", "expand_as", "type_as")},
     "unsqueeze": _UNSQUEEZE,
+    "squeeze": _SQUEEZE,
     "permute": _row("permute", s.permute),
 }

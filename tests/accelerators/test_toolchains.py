@@ -32,10 +32,7 @@ def test_executorch_delegates_it_as_if_it_were_written_by_hand(xnnpack: dict[str
     row = xnnpack[network]
     assert row["checked"] == "run by the runtime of ExecuTorch, and equal to the converted model on the sample"
     assert row["converted"]["subgraphs"] <= row["original"]["subgraphs"]
-    if network == "A":  # written with squeeze(-1), by hand with flatten(1): XNNPACK takes only the latter
-        assert row["converted"]["outside"] == sorted([*row["by hand"]["outside"], "aten.squeeze_copy.dims"])
-    else:
-        assert row["converted"] == row["by hand"]
+    assert row["converted"] == row["by hand"]
 
 
 @pytest.mark.xdist_group("executorch")
