@@ -129,6 +129,9 @@ RESIZE = nn.Upsample(scale_factor=(1, 3), mode="bilinear", align_corners=True)
         (CONV, "convolution", "dilation_w", (2,)),
         (CONV, "convolution", "padding", (0, 3)),
         (CONV, "convolution", "padding_minus_kernel", (-1, -2)),
+        (CONV, "convolution", "same", (0, 3.5)),
+        (CONV, "convolution", "padding_minus_same", (0, -0.5)),
+        (UP, "transposed_convolution", "same", (0, 0.5)),
         (CONV, "convolution", "input", (1, 40)),
         (CONV, "convolution", "output", (1, 19)),
         (CONV, "convolution", "input_area", (40,)),
@@ -159,6 +162,8 @@ RESIZE = nn.Upsample(scale_factor=(1, 3), mode="bilinear", align_corners=True)
         (RESIZE, "resize", "align_corners", (1,)),
         (RESIZE, "resize", "mode", ("linear",)),
         (nn.Upsample(scale_factor=(1, 3)), "resize", "scale_w", (3,)),
+        (nn.Upsample(scale_factor=(1, 3)), "resize", "mode", ("nearest",)),
+        (nn.Upsample(scale_factor=(1, 3), mode="nearest-exact"), "resize", "mode", ("nearest-exact",)),
         (nn.Linear(40, 7), "linear", "in_channels", (40,)),
         (nn.Linear(40, 7), "linear", "out_channels", (7,)),
         (nn.Linear(40, 7), "linear", "rank", (4, 4)),
@@ -208,6 +213,10 @@ def up(kernel: int, stride: int, **options: Any) -> nn.Module:
     return nn.ConvTranspose2d(4, 4, (1, kernel), stride=(1, stride), **options)
 
 
+def average(kernel: int, padding: int, stride: int) -> nn.Module:
+    return nn.AvgPool2d((1, kernel), (1, stride), (0, padding), count_include_pad=False)
+
+
 def resize(factor: float, mode: str = "nearest") -> nn.Module:
     return nn.Upsample(scale_factor=(1, factor), mode=mode)
 
@@ -215,14 +224,18 @@ def resize(factor: float, mode: str = "nearest") -> nn.Module:
 @pytest.mark.parametrize(
     ("target", "within", "beyond", "quantity"),
     [
-        ("ethos-u55", conv(3, stride=3, dilation=2), conv(3, stride=4, dilation=2), "dilation"),
-        ("ethos-u55", conv(3, stride=4), conv(3, stride=4, padding=1), "padding"),
+        ("ethos-u55", conv(3, stride=3, dilation=2), conv(3, stride=4, dilation=2), "stride"),
+        ("ethos-u55", conv(3, stride=4), conv(3, stride=4, padding=1), "stride"),
+        ("ethos-u65", up(4, 2, padding=(0, 1)), up(5, 2, padding=(0, 1)), "padding_minus_same"),
         ("ethos-u55", conv(3, groups=4, stride=3), conv(3, groups=4, stride=4), "stride"),
         ("ethos-u65", up(4, 2), up(4, 3), "stride"),
         ("ethos-u55", resize(8), resize(3), "scale"),
-        ("ethos-u55", resize(2, "bilinear"), resize(4, "bilinear"), "scale"),
+        ("ethos-u55", nn.Upsample(scale_factor=2, mode="bilinear"), resize(2, "bilinear"), "scale"),
+        ("ethos-u55", resize(2), resize(2, "nearest-exact"), "mode"),
         ("ethos-u85", resize(4, "bilinear"), resize(3, "bilinear"), "scale"),
-        ("ethos-u85", nn.AvgPool2d((1, 8), padding=(0, 1)), nn.AvgPool2d((1, 9), padding=(0, 1)), "kernel"),
+        ("ethos-u85", average(7, 3, 1), average(9, 4, 1), "kernel"),
+        ("ethos-u85", average(7, 3, 1), average(7, 2, 1), "padding_minus_same"),
+        ("ethos-u85", nn.AvgPool2d((1, 9), padding=(0, 2)), average(3, 1, 2), "stride"),
         ("imx500", conv(12, groups=4), conv(13, groups=4), "kernel"),
         ("imx500", nn.Conv2d(4, 4, 1), nn.Sequential(nn.Flatten(2), nn.Conv1d(4, 4, 1)), "rank"),
         ("qnn-htp", up(4, 2), up(4, 2, dilation=(1, 2)), "dilation"),

@@ -187,5 +187,13 @@ class _Judge:
             seen = limit.broken_by(operation.measure)
             if seen:
                 rewrites = mends(family, limit, operation.measure)
-                most = limit.bound.most
-                yield Misfit(limit.quantity, seen, limit.accepted, limit.source, limit.effect, rewrites, most)
+                yield Misfit(
+                    quantity=limit.quantity,
+                    seen=seen,
+                    accepted=limit.accepted,
+                    source=limit.source,
+                    effect=limit.effect,
+                    rewrites=rewrites,
+                    most=limit.bound.most,
+                    confirmed=limit.confirmed,
+                )

@@ -17,7 +17,8 @@ class Misfit:
     """A limit that an operator breaks: what was seen, what is accepted and by what source, and what mends it.
 
     `rewrites` names exact rewrites, each of which mends it; `effect` is what happens as it is, "" where unknown. `most`
-    is the largest value that is accepted, None where the limit is another.
+    is the largest value that is accepted, None where the limit is another. `confirmed` is where a compiler was seen to
+    keep to the limit, None where none was.
     """
 
     quantity: str
@@ -27,6 +28,7 @@ class Misfit:
     effect: str
     rewrites: tuple[str, ...]
     most: float | None = None
+    confirmed: Source | None = None
 
     def __str__(self) -> str:
         seen = ", ".join(str(one) for one in dict.fromkeys(self.seen))
@@ -72,7 +74,14 @@ class FittedOperator:
 
     def to_json(self) -> dict[str, Any]:
         """The operator as plain data."""
-        misfits = [{**asdict(one), "source": one.source.to_json()} for one in self.misfits]
+        misfits = [
+            {
+                **asdict(one),
+                "source": one.source.to_json(),
+                "confirmed": one.confirmed and one.confirmed.to_json(),
+            }
+            for one in self.misfits
+        ]
         return {**asdict(self), "verdict": self.verdict, "rewrites": list(self.rewrites), "misfits": misfits}
 
 

@@ -119,7 +119,7 @@ _ALSO_GIVE_STATISTICS = ("native_layer_norm", "native_group_norm", "_scaled_dot_
 """Operators of which all results but the first are for the backward pass alone, as are indices of maxima."""
 
 
-_SPATIAL = frozenset({"kernel", "stride", "dilation", "padding", "input", "output"})
+_SPATIAL = frozenset({"kernel", "stride", "dilation", "padding", "same", "input", "output"})
 
 
 def _spread(values: Any, axes: int) -> tuple[int, ...]:
@@ -148,11 +148,29 @@ def _convolution(call: Call) -> _Read:
         "out_channels": (made,),
         "rank": (axes + 2,),
     }
+    facts["same"] = _same_transposed(facts) if transposed else _same(facts)
     if transposed:
         facts["output_padding"] = _spread(given["output_padding"], axes)
     family: Family = "transposed_convolution" if transposed else "convolution"
     macs = math.prod(stepped.shape) * weight.shape[1] * math.prod(kernel)
     return _Read("depthwise_convolution" if depthwise and not transposed else family, macs, facts)
+
+
+def _same(facts: Facts) -> tuple[float, ...]:
+    sides = zip(*(facts[name] for name in ("kernel", "stride", "dilation", "input")), strict=True)
+    return tuple(
+        _half(max((math.ceil(size / step) - 1) * step + (kernel - 1) * apart + 1 - size, 0))
+        for kernel, step, apart, size in sides
+    )
+
+
+def _same_transposed(facts: Facts) -> tuple[float, ...]:
+    sides = zip(*(facts[name] for name in ("kernel", "stride", "dilation")), strict=True)
+    return tuple(_half(max((kernel - 1) * apart + 1 - step, 0)) for kernel, step, apart in sides)
+
+
+def _half(size: int) -> float:
+    return size / 2 if size % 2 else size // 2
 
 
 def _pool(call: Call) -> _Read:
@@ -170,6 +188,7 @@ def _pool(call: Call) -> _Read:
         "in_channels": (source.shape[-axes - 1],),
         "ceil_mode": (int(given["ceil_mode"]),),
     }
+    facts["same"] = _same(facts)
     if "count_include_pad" in given:
         facts["count_include_pad"] = (int(given["count_include_pad"]),)
         facts["divisor"] = (given["divisor_override"],) if given["divisor_override"] else ()
@@ -208,7 +227,7 @@ def _resize(call: Call) -> _Read:
     before, after = source.shape[2:], result.shape[2:]
     aligned = bool(given.get("align_corners"))
     name = call.func.overloadpacket.__name__
-    mode = "nearest" if "nearest" in name else "cubic" if "cubic" in name else "linear"
+    mode = next((word for key, word in _MODES.items() if key in name), "linear")
     scale = ((b - 1) / (a - 1) if aligned and a > 1 and b > 1 else b / a for a, b in zip(before, after, strict=True))
     facts: Facts = {
         "scale": tuple(int(one) if float(one).is_integer() else one for one in scale),
@@ -257,6 +276,7 @@ def _only(given: Mapping[str, Any]) -> Operand:
     return next(one for one in given.values() if isinstance(one, Operand))
 
 
+_MODES = {"nearest_exact": "nearest-exact", "nearest": "nearest", "cubic": "cubic"}
 _RESIZES = (
     *("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d"),
     *("_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d"),

@@ -63,7 +63,10 @@ def _broken(operators: Sequence[FittedOperator], verdict: str) -> Iterator[str]:
         yield from _wrapped(f"{named}{more}", 8)
         if rewrites:
             yield from _wrapped(f"mended by {' or '.join(rewrites)}", 8)
-        yield from _wrapped(f"[{misfits[family, what, rewrites].source}]", 8)
+        misfit = misfits[family, what, rewrites]
+        yield from _wrapped(f"[{misfit.source}]", 8)
+        if misfit.confirmed not in (None, misfit.source):
+            yield from _wrapped(f"[confirmed, {misfit.confirmed}]", 8)
     if len(ways) > _SHOWN:
         yield f"    and {len(ways) - _SHOWN} more kinds"
 

@@ -25,6 +25,7 @@ when = { dilation = { min = 2 } }    # only where any of these values is within;
 source = "guide"
 section = "4.2 Convolution"
 effect = "runs on the CPU"           # what happens beyond the limit; may be left out
+confirmed = "guide"                  # where its compiler was seen to do so, on both sides; left out: nowhere
 ```
 
 Every value of a quantity has to be within its bound: ``stride`` has one for each spatial axis, ``stride_h`` and

@@ -87,7 +87,10 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What an accelerator asks of a family of operators, and what happens beyond (`effect`, "" where unknown)."""
+    """What an accelerator asks of a family of operators, and what happens beyond (`effect`, "" where unknown).
+
+    `confirmed`: where its compiler was seen to do so with an operator on each side of the limit; None where it wasn't.
+    """
 
     families: tuple[Family, ...]
     quantity: str
@@ -95,6 +98,7 @@ class Limit:
     source: Source
     when: tuple[Condition, ...] = ()
     effect: str = ""
+    confirmed: Source | None = None
 
     def broken_by(self, measure: Measure) -> tuple[Any, ...]:
         """The values with which an operator breaks it; nothing if it doesn't, or has no such quantity."""

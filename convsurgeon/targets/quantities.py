@@ -25,6 +25,7 @@ _PER_AXIS = {
     "stride": "step",
     "dilation": "step between the elements of a kernel",
     "padding": "zeros (in a maximum, nothing) at each end",
+    "same": "padding that makes the result the input by the stride (transposed: times it), on average of both ends",
     "scale": "size of a resize's result by that of its input (align_corners: both less one)",
     "input": "size of the input",
     "output": "size of the result",
@@ -38,6 +39,7 @@ NUMBERS: Mapping[str, str] = {
     "kernel_area": "product of the kernel's sizes",
     "input_area": "product of the input's spatial sizes",
     "padding_minus_kernel": "padding less kernel, on every spatial axis",
+    "padding_minus_same": "padding less what `same` tells, on every spatial axis",
     "stride_minus_kernel": "stride less kernel, on every spatial axis",
     "output_padding": "elements added at the end of a transposed convolution's result, on every spatial axis",
     "unit_axes": "how many spatial axes have a kernel and an input (of a resize, an input and a result) of one element",
@@ -55,11 +57,11 @@ NUMBERS: Mapping[str, str] = {
     "sizes": "sizes of all axes but the first, of every value of two axes or more",
     "non_singleton": "how many axes of a value are larger than one, of every value",
 }
-"""Quantities that are whole numbers (`scale` may be a fraction)."""
+"""Quantities that are whole numbers (`scale` and `same` may be fractions)."""
 
 WORDS: Mapping[str, str] = {
     "kernel_shape": "the kernel as a word, such as 1x3",
-    "mode": "how a resize interpolates: nearest, linear or cubic",
+    "mode": "how a resize interpolates: nearest, nearest-exact, linear or cubic",
     "dtype": "dtype of every value that comes in or goes out, such as float32",
     "operator": "ATen's name of the operator, such as softmax",
 }

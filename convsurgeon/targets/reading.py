@@ -68,7 +68,7 @@ def _cited(table: _Table, sources: Mapping[str, Source]) -> Source:
 
 
 def _limit(table: _Table, sources: Mapping[str, Source]) -> Limit:
-    table.only("operators", "quantity", *_BOUNDS, "when", "source", "section", "effect")
+    table.only("operators", "quantity", *_BOUNDS, "when", "source", "section", "effect", "confirmed")
     named = table.texts("operators")
     for name in named:
         if name not in (*FAMILIES, "any"):
@@ -81,6 +81,7 @@ def _limit(table: _Table, sources: Mapping[str, Source]) -> Limit:
         source=_cited(table, sources),
         when=tuple(_condition(table, name, one) for name, one in table.tables("when", optional=True).items()),
         effect=table.text("effect", ""),
+        confirmed=sources[table.choice("confirmed", tuple(sources))] if "confirmed" in table else None,
     )
 
 

@@ -38,6 +38,7 @@ one_of = ["float16"]
 source = "guide"
 section = "3"
 effect = "is refused"
+confirmed = "guide"
 """
 
 SHIPPED = (
@@ -71,6 +72,7 @@ def test_a_profile_of_ones_own(tmp_path: Path) -> None:
     assert found.limits[0] == expected
     assert found.limits[1].families == FAMILIES
     assert found.limits[1].source.section == "3"
+    assert (found.limits[0].confirmed, found.limits[1].confirmed) == (None, source)
     assert found.source.section == "2.1"
     assert [limit.quantity for limit in found.limits_of("linear")] == ["rank", "dtype"]
 
@@ -95,6 +97,7 @@ WRONG = {
     "an unknown quantity": ('"stride"', '"strides"', 15, "quantity is 'strides'; accepted: kernel, stride"),
     "an unknown family": ('["convolution"]', '["conv"]', 14, "names 'conv'; accepted: any, convolution"),
     "an unknown source": ('effect = "is', 'source = "x"\neffect = "is', None, "overwrite"),
+    "an unknown confirmation": ('confirmed = "guide"', 'confirmed = "yes"', 27, "confirmed is 'yes'; accepted: guide"),
     "an unknown kind": ('"documented"', '"heard"', 10, "kind is 'heard'; accepted: documented, printed"),
     "an unknown condition": ("{ dilation =", "{ dilatation =", 17, "is about 'dilatation'"),
     "a condition that says nothing": ("{ min = 2 }", "{ }", 17, "bounded by nothing"),
