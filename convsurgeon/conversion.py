@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -35,6 +35,9 @@ from convsurgeon.stopwatch import Stopwatch
 from convsurgeon.targets import Target, load_target
 from convsurgeon.verification import Tolerance, Verification
 from convsurgeon.weight_map import WeightMap
+
+if TYPE_CHECKING:
+    from convsurgeon.profiling import Profile
 
 Planned = tuple[list[tuple[Part, Plan]], Plan]
 Lift = Literal["regions", "ops"]
@@ -128,6 +131,24 @@ class Conversion:
 
         samples = self.samples if sample_inputs is None else as_samples(sample_inputs)
         return export_file(self, samples[0] if samples else None, Path(path), partitioner=partitioner)
+
+    def profile(self, sample_inputs: Any = None, *, rounds: int = 20, budget_s: float = 20.0) -> Profile:
+        """Where the time goes: original and converted model in turn, operator by operator; printed, it is a table.
+
+        Args:
+            sample_inputs: a sample of the original; None for the first that was converted with.
+            rounds: how often each is timed, at least three times.
+            budget_s: the seconds after which no further round begins.
+
+        Raises:
+            ValueError: there is no sample.
+        """
+        from convsurgeon.profiling import profiled
+
+        samples = self.samples if sample_inputs is None else as_samples(sample_inputs)
+        if not samples:
+            raise ValueError("there is no sample to time the model on; give sample_inputs")
+        return profiled(self.module, self.planned, self.plan.in_place, samples[0], rounds, budget_s)
 
     def __str__(self) -> str:
         return conversion_text(self)

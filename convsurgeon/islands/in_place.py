@@ -45,6 +45,15 @@ def convolve_in_place(module: nn.Module, axis: UnitAxis) -> None:
     module.register_forward_hook(_leave, always_call=True)
 
 
+def convolve_as_called(module: nn.Module) -> None:
+    """Take back what `convolve_in_place` did."""
+    hooks = {**module._forward_pre_hooks, **module._forward_hooks}
+    for key, hook in hooks.items():
+        if isinstance(hook, _Enter) or hook is _leave:
+            for registry in (module._forward_pre_hooks, module._forward_hooks, module._forward_hooks_always_called):
+                registry.pop(key, None)
+
+
 class _Enter:
     """The hook that begins to compute in 2-D, a value of its own so that a module with it can be copied and pickled."""
 
