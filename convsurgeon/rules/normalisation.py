@@ -21,7 +21,7 @@ def lift_batch_norm(norm: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     return Lifted("batch_norm")
 
 
-@rule("instance_norm", contiguous=True)
+@rule("instance_norm", contiguous=True, trusts_gradient=True)
 def lift_instance_norm(norm: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     """``instance_norm`` over the length takes the same numbers from (N, C, 1, L), and a layer's (C, L) from (C, 1, L).
 

@@ -1,4 +1,4 @@
-"""Gradients stay those of the original where views put axes in another order behind a batch norm."""
+"""Gradients stay those of the original where views put axes in another order behind a batch or instance norm."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ BEHIND: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 class Tagger(nn.Module):
-    def __init__(self, behind: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def __init__(self, behind: Callable[[torch.Tensor], torch.Tensor], norm: type[nn.Module] = nn.BatchNorm1d) -> None:
         super().__init__()
-        self.conv, self.norm, self.linear = nn.Conv1d(4, 20, 3, padding=1), nn.BatchNorm1d(20), nn.Linear(20, 6)
+        self.conv, self.linear = nn.Conv1d(4, 20, 3, padding=1), nn.Linear(20, 6)
+        self.norm = norm(20, affine=True)  # type: ignore[call-arg]
         self.behind = behind
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -42,6 +43,19 @@ def test_a_batch_norm_in_front_of_reordered_axes_has_the_originals_gradients(
     module = convsurgeon.convert(model, x, unit_axis=unit_axis).module
     for train in (False, True):
         convsurgeon.verify(model, module, x, gradients=True, train=train).require()
+
+
+@pytest.mark.parametrize("unit_axis", [-2, -1])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_so_has_an_instance_norm(batch: int, unit_axis: int) -> None:
+    class Doubled(Tagger):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = (self.behind(self.norm(self.conv(x))) * 2).sum(1)
+            return y
+
+    model, x = Doubled(BEHIND["transpose"], nn.InstanceNorm1d), torch.randn(batch, 4, 5)
+    module = convsurgeon.convert(model, x, unit_axis=unit_axis).module
+    convsurgeon.verify(model, module, x, gradients=True).require()
 
 
 def test_only_views_behind_a_batch_norm_are_aligned() -> None:
