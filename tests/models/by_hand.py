@@ -147,11 +147,11 @@ class Wrapped(nn.Module):
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
-        self.inner = inner
+        self.inner, self.ends_in_4d = inner, isinstance(inner, (Tcn4d, UNet4d))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.inner(x.unsqueeze(2))
-        return y.squeeze(2) if y.dim() == 4 else y
+        return y.squeeze(2) if self.ends_in_4d else y
 
 
 class RawAudio(nn.Module):
