@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from convsurgeon.samples import Sample
     from convsurgeon.scope import Scope
     from convsurgeon.targets import Target, load_target, target_names
+    from convsurgeon.tuning import Tuning, TuningWarning, tune
     from convsurgeon.verification import Comparison, Divergence, Tolerance, Verification, verify
     from convsurgeon.weight_map import WeightMap
 
@@ -47,6 +48,8 @@ __all__ = [
     "Scope",
     "Target",
     "Tolerance",
+    "Tuning",
+    "TuningWarning",
     "UnsupportedError",
     "Verification",
     "WeightMap",
@@ -56,6 +59,7 @@ __all__ = [
     "load_target",
     "plan",
     "target_names",
+    "tune",
     "verify",
 ]
 
@@ -72,6 +76,7 @@ _HOMES = {
     "samples": ("Sample",),
     "scope": ("Scope",),
     "targets": ("Target", "load_target", "target_names"),
+    "tuning": ("Tuning", "TuningWarning", "tune"),
     "verification": ("Comparison", "Divergence", "Tolerance", "Verification", "verify"),
     "weight_map": ("WeightMap",),
 }

@@ -38,6 +38,7 @@ from convsurgeon.weight_map import WeightMap
 
 if TYPE_CHECKING:
     from convsurgeon.profiling import Profile
+    from convsurgeon.tuning import Tuning
 
 Planned = tuple[list[tuple[Part, Plan]], Plan]
 Lift = Literal["regions", "ops"]
@@ -51,7 +52,8 @@ class Conversion:
 
     `verification` is None if none was asked for. `seconds` are those of each step. `planned`, the captured
     graphs and their plans, is kept for `to_html`, which runs original and result node by node, and `samples` for
-    `export`. `exact` are the notes of exact rewrites, `fit` how the result fits its target, if there is one.
+    `export`. `exact` are the notes of exact rewrites, `fit` how the result fits its target, if there is one,
+    and `tuning` what was measured to make it faster.
     """
 
     module: nn.Module
@@ -64,6 +66,7 @@ class Conversion:
     samples: tuple[Sample, ...] = field(default=(), repr=False, compare=False)
     exact: Notes = field(default_factory=Notes)
     fit: Fit | None = None
+    tuning: Tuning | None = None
 
     @property
     def exported_program(self) -> ExportedProgram:
@@ -93,6 +96,7 @@ class Conversion:
             ],
             "exact": self.exact.to_json(),
             "fit": None if self.fit is None else self.fit.to_json(),
+            "tuning": None if self.tuning is None else self.tuning.to_json(),
             "seconds": dict(self.seconds),
         }
 
@@ -172,6 +176,7 @@ def convert(
     exact: Sequence[str] = (),
     target: str | os.PathLike[str] | Target | None = None,
     strict: bool = False,
+    tune: bool = False,
     verify: bool = True,
     tolerance: Tolerance | None = None,
 ) -> Conversion:
@@ -212,6 +217,8 @@ def convert(
             where that mends them, and strides and dilations made equal where it asks for that. ``conversion.fit`` tells
             how the result fits; what no rewrite mends stays as it is.
         strict: with a target, raise where something doesn't fit in the end.
+        tune: make the result faster on the machine at hand, by measurement, as `convsurgeon.tune` does; it is compared
+            with `model`, gradients too. ``conversion.tuning`` tells what was tried. Strides may change then.
         verify: compare with the original on every sample, and raise where they differ.
         tolerance: compare directly within these bounds instead of judging by a float64 run.
 
@@ -230,6 +237,8 @@ def convert(
     aim = None if target is None else load_target(target)
     if aim is not None and not samples:
         raise ValueError("a target is given, and there is no sample to tell shapes by; give a sample")
+    if tune and not samples:
+        raise ValueError("tune is asked for, and there is no sample to measure on; give a sample")
     if not samples and verify:
         raise ValueError(
             "sample_inputs is None, so nothing can be verified; give a sample, or say verify=False, and each "
@@ -267,9 +276,14 @@ def convert(
         verification = proven(model, source, module, samples, tolerance, choice.whole)
         watch.lap("verify")
     program, weight_map = None if notes.baked else request.program, weight_map.with_baked(notes.baked)
-    return Conversion(
+    conversion = Conversion(
         module, plan_, verification, weight_map, watch.seconds, tuple(planned), program, samples, notes, found
     )
+    if not tune:
+        return conversion
+    from convsurgeon.tuning import tuned_like
+
+    return tuned_like(conversion, model if verify else module, tolerance)
 
 
 @paused_collector()

@@ -14,6 +14,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from convsurgeon.axis import UnitAxis
+from convsurgeon.cloning import clone_module, share_parameters
 from convsurgeon.errors import UnsupportedError
 from convsurgeon.frozen_graph import FrozenGraph, copied_graph, freeze_graph, thaw_graph
 from convsurgeon.scope import take_contents
@@ -169,6 +170,17 @@ class ConvertedModule(fx.GraphModule):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _new, (), (type(self).__name__, _contents(self), freeze_graph(self._graph)), None, None, _restore
+
+
+def shared_copy(module: nn.Module) -> nn.Module:
+    """A copy of a converted model that shares the storage of its parameters, and whose graphs can be changed."""
+    copied = clone_module(module, share_parameters)
+    new = {id(one): copy.copy(one) for one in copied.modules() if isinstance(one, ConvertedModule)}
+    for parent in (*copied.modules(), *new.values()):
+        for name, child in parent._modules.items():
+            if child is not None:
+                parent._modules[name] = new.get(id(child), child)
+    return new.get(id(copied), copied)
 
 
 def _restoring_grad_mode(forward: Callable[..., Any]) -> Callable[..., Any]:

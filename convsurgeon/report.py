@@ -49,6 +49,7 @@ def conversion_text(conversion: Conversion) -> str:
             *_field("weights", weights),
             *_field("exact", _exact(conversion.exact)),
             *_field("target", _target(conversion.fit)),
+            *_field("tuned", [] if conversion.tuning is None else list(conversion.tuning.lines())),
             *_field("verified", proof.splitlines()),
         )
     )

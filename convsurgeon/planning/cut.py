@@ -24,7 +24,7 @@ class Problem:
     `weights`: per value, in order. `consumers`: per value, the values whose operators take it. `fixed`: True for 2-D,
     False for 1-D; a fixed id need not be a value (an operator whose result has no form is one that is fixed).
     `implied`: pairs of ids, of which the second is 2-D if the first is. `ties`: pairs that have the same form (calls of
-    one module). `costs`: what it costs beside borders to hold an id in 2-D.
+    one module). `costs`: what it costs beside borders to hold an id in 2-D; less than nothing is what it costs in 1-D.
     """
 
     weights: dict[Id, int] = field(default_factory=dict)
@@ -91,7 +91,7 @@ class _Network:
             self._imply(one, other)
         for name, price in problem.costs.items():
             if name not in problem.fixed:
-                self._alone(name, price, two_d=True)
+                self._alone(name, abs(price), two_d=price > 0)
 
     def _price(self, value: Id, consumers: Mapping[Id, None], weight: int, *, lifts: bool) -> None:
         """Charge `weight` if `value` has one form and any of `consumers` the other.

@@ -1,0 +1,169 @@
+"""What is decided for one converted graph, by measuring it, and how that is carried out in a copy of it."""
+
+from __future__ import annotations
+
+import glob
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from convsurgeon.capture import fetch
+from convsurgeon.converted import ConvertedModule
+from convsurgeon.exact import Notes, rewrite_exactly
+from convsurgeon.exact.shapes import name_in
+from convsurgeon.samples import Sample
+from convsurgeon.spellings import module_of
+from convsurgeon.tuning.assignment import Assignment, assign
+from convsurgeon.tuning.layouts import Layout
+from convsurgeon.tuning.realising import REALISATIONS, realisations
+from convsurgeon.tuning.survey import Clock, Surveyed, copying, is_convolution, meet, survey
+from convsurgeon.tuning.traits import Traits, traits_of
+from convsurgeon.tuning.writing import Layouts, write_layouts
+
+
+class OutOfTimeError(Exception):
+    """The budget ended before everything was timed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """One kind of operator that was timed: its nodes, what it is, and its seconds by rewrite ("" for none) and layout.
+
+    `taken`: how many of its nodes compute by which rewrite, in which layout.
+    """
+
+    nodes: tuple[str, ...]
+    operator: str
+    seconds: Mapping[str, Mapping[Layout, float]]
+    taken: Mapping[tuple[str, Layout], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The layouts of one graph, and the modules whose convolutions are rewritten, by the rewrite's name."""
+
+    layouts: Layouts
+    rewrites: Mapping[str, tuple[str, ...]]
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether the graph stays as it is."""
+        return "last" not in self.layouts.takes.values() and not self.rewrites
+
+
+def decide(
+    module: ConvertedModule, sample: Sample, clock: Clock, tell: Callable[[], None], *, free_output: bool
+) -> tuple[Decision, list[Tried]]:
+    """Time every operator of `module` on what `sample` (in the original's shapes) makes it meet, and choose.
+
+    Raises:
+        OutOfTimeError: the clock ended first.
+    """
+    inputs = Sample(*module.inputs_2d(*sample.args, **sample.kwargs))
+    traits = traits_of(module, module.graph, inputs)
+    sharing = list(_sharing(module))
+    surveyed, copies = _survey(module, inputs, traits, {node for pair in sharing for node in pair}, clock, tell)
+    found = assign(module.graph, traits, surveyed, copies, sharing, free_output=free_output)
+    strict = {
+        (node.name, operand.name): seen
+        for node in module.graph.nodes
+        if node not in found.takes and (node.op != "output" or not free_output)
+        for operand, seen in traits[node].operands.items()
+    }
+    layouts = Layouts(
+        {node.name: layout for node, layout in found.takes.items()},
+        {node.name: layout for node, layout in found.makes.items()},
+        strict,
+    )
+    return Decision(layouts, _rewrites(found, surveyed)), list(_tried(module, found, surveyed, traits))
+
+
+def carry_out(module: ConvertedModule, decision: Decision, sample: Sample) -> tuple[Notes, int]:
+    """Rewrite a module in place as it was decided; returns the notes, and how many copies there are for layouts."""
+    notes = Notes()
+    for name in REALISATIONS:
+        if name in decision.rewrites:
+            select = [glob.escape(path) for path in decision.rewrites[name]]
+            notes += rewrite_exactly(module, [name], [sample], select=select)
+    return notes, write_layouts(module, decision.layouts)
+
+
+def _survey(
+    module: ConvertedModule,
+    inputs: Sample,
+    traits: Mapping[fx.Node, Traits],
+    shared: set[fx.Node],
+    clock: Clock,
+    tell: Callable[[], None],
+) -> tuple[dict[fx.Node, Surveyed], dict[fx.Node, float]]:
+    """What every node does in either layout, and what it costs to copy each value; those that are alike, once."""
+    each = clock.share(len({one.key for one in traits.values() if one.operands}))
+    crowded = {path for path, count in Counter(_convolved(module)).items() if count > 1}
+    known: dict[Any, Surveyed] = {}
+    surveyed: dict[fx.Node, Surveyed] = {}
+    copies: dict[fx.Node, float] = {}
+    alike: dict[Any, float] = {}
+    for met in meet(module, module.graph, inputs, traits):
+        if clock.is_over:
+            raise OutOfTimeError
+        key, (value, *_) = traits[met.node].key, met.operands.values()
+        alone = is_convolution(met.node, module) and met.node not in shared and module_of(met.node) not in crowded
+        if (key, alone) not in known:
+            rewritten = realisations(module, met.node, value) if alone else ()
+            known[key, alone] = survey(met, traits[met.node], rewritten, each)
+            tell()
+        surveyed[met.node] = known[key, alone]
+        for operand, value in met.operands.items():
+            size = (value.shape, value.dtype) if isinstance(value, torch.Tensor) else None
+            if size not in alike:
+                alike[size] = copying(value, each)
+            copies[operand] = alike[size]
+    return surveyed, copies
+
+
+def _convolved(module: ConvertedModule) -> Iterator[str]:
+    """The module of each convolution, which is what a rewrite is selected by."""
+    return (module_of(node) for node in module.graph.nodes if is_convolution(node, module))
+
+
+def _rewrites(found: Assignment, surveyed: Mapping[fx.Node, Surveyed]) -> dict[str, tuple[str, ...]]:
+    chosen: dict[str, list[str]] = {}
+    for node, layout in found.takes.items():
+        way = surveyed[node].ways[layout]
+        if way:
+            chosen.setdefault(way, []).append(module_of(node))
+    return {name: tuple(paths) for name, paths in chosen.items()}
+
+
+def _tried(
+    module: ConvertedModule, found: Assignment, surveyed: Mapping[fx.Node, Surveyed], traits: Mapping[fx.Node, Traits]
+) -> Iterator[Tried]:
+    """Every kind of operator that was timed, the dearest first."""
+    alike: dict[Any, list[fx.Node]] = {}
+    for node in found.takes:
+        if surveyed[node].tried:
+            alike.setdefault(traits[node].key, []).append(node)
+    for nodes in sorted(alike.values(), key=lambda nodes: -len(nodes) * max(surveyed[nodes[0]].seconds.values())):
+        of = surveyed[nodes[0]]
+        taken = Counter((of.ways[found.takes[node]], found.takes[node]) for node in nodes)
+        yield Tried(tuple(node.name for node in nodes), name_in(module, nodes[0]), of.tried, taken)
+
+
+def _sharing(module: ConvertedModule) -> Iterator[tuple[fx.Node, fx.Node]]:
+    """Pairs of convolutions that read one weight."""
+    first: dict[int, fx.Node] = {}
+    for node in module.graph.nodes:
+        if not is_convolution(node, module):
+            continue
+        if node.op == "call_module":
+            weights = [module.get_submodule(str(node.target)).weight]
+        else:
+            weights = [fetch(module, str(one.target)) for one in node.all_input_nodes if one.op == "get_attr"]
+        for weight in weights:
+            before = first.setdefault(id(weight), node)
+            if before is not node:
+                yield before, node

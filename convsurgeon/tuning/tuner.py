@@ -1,0 +1,260 @@
+"""The one call: every graph of a conversion timed, chosen for and rewritten, and the whole compared and timed again."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from os import PathLike
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from convsurgeon.cloning import clone_module, share_parameters
+from convsurgeon.conversion import Conversion
+from convsurgeon.converted import ConvertedModule, shared_copy
+from convsurgeon.exact import Notes
+from convsurgeon.rng import preserved_random_state
+from convsurgeon.samples import Sample, as_samples
+from convsurgeon.timing import Ratio, timed_in_turn
+from convsurgeon.tuning.choice import Choice, Machine, fingerprint, load_choice
+from convsurgeon.tuning.parts import Decision, OutOfTimeError, Tried, carry_out, decide
+from convsurgeon.tuning.proof import proven
+from convsurgeon.tuning.result import Tuning
+from convsurgeon.tuning.survey import Clock
+from convsurgeon.verification import Tolerance
+
+Elsewhere = Literal["measure", "ignore"]
+BUDGET_S = 45.0
+"""How long tuning may take, unless it is told."""
+
+_LEAST_S = 50e-6
+"""A call that takes less is too short to tell anything by."""
+
+
+class TuningWarning(UserWarning):
+    """A choice that was saved wasn't used, or nothing could be decided."""
+
+
+def tune(
+    conversion: Conversion,
+    sample_inputs: Any = None,
+    *,
+    budget_s: float = BUDGET_S,
+    threads: int | None = None,
+    choice: str | PathLike[str] | None = None,
+    elsewhere: Elsewhere = "measure",
+    progress: Callable[[float], None] | None = None,
+) -> Conversion:
+    """Make a converted model faster on the machine at hand, by measurement; where nothing is gained, nothing changes.
+
+    Every operator is timed on the values that it meets in the first sample, in turn: as it is, in channels_last, and
+    convolutions by the exact rewrites that may pay (`fold_dilation`, `fold_stride`, `transposed_as_convolution`). The
+    choice over the whole graph is the cheapest one, copies between layouts counted. It is kept if the whole model is
+    faster by more than the noise, and computes the same: outputs, and gradients where it has them.
+
+    Outputs may have other strides than before, and layers that draw random numbers in training may draw others.
+    Weights that lie in channels_last have memory of their own, under the same names and shapes.
+
+    Args:
+        conversion: what `convsurgeon.convert` returned; it stays as it is.
+        sample_inputs: as for `convsurgeon.convert`; None for those that were converted with. The shapes, dtype and
+            device are those that it is tuned for.
+        budget_s: how many seconds measuring may take. Where that is too little to decide, nothing changes.
+        threads: how many of torch's threads to measure with; None for as many as are set.
+        choice: a file that ``conversion.tuning.save`` wrote. A choice in it that was made for this model, device,
+            dtype, number of threads and version of torch is carried out without measuring.
+        elsewhere: what is done where the file has only choices of other machines: "measure" again, or "ignore" the
+            file and change nothing; either way with a warning.
+        progress: is called with the share of the budget that is spent.
+
+    Returns:
+        A conversion with another module, and a `Tuning` as ``tuning``: what was tried, and what it brought.
+
+    Raises:
+        ValueError: there is no sample, a wrong argument, or what is in the file isn't a choice.
+        OSError: the file can't be read.
+    """
+    samples = conversion.samples if sample_inputs is None else as_samples(sample_inputs)
+    _check(samples, budget_s, threads, elsewhere)
+    with _measuring(threads):
+        tuner = _Tuner(conversion, conversion.module, samples, None, Clock(budget_s), progress)
+        return tuner.tuned(choice, elsewhere)
+
+
+def tuned_like(conversion: Conversion, model: nn.Module, tolerance: Tolerance | None) -> Conversion:
+    """A conversion tuned on its own samples, and compared with `model`, gradients too."""
+    with _measuring(None):
+        return _Tuner(conversion, model, conversion.samples, tolerance, Clock(BUDGET_S), None).tuned(None, "measure")
+
+
+def _check(samples: tuple[Sample, ...], budget_s: float, threads: int | None, elsewhere: str) -> None:
+    if not samples:
+        raise ValueError("there is nothing to time: the conversion has no sample; give sample_inputs")
+    if not budget_s > 0:
+        raise ValueError(f"budget_s is {budget_s!r}; accepted: seconds, more than 0")
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise ValueError(f"threads is {threads!r}; accepted: 1 or more, or None")
+    if elsewhere not in ("measure", "ignore"):
+        raise ValueError(f"elsewhere is {elsewhere!r}; accepted: 'measure', 'ignore'")
+
+
+@contextmanager
+def _measuring(threads: int | None) -> Iterator[None]:
+    """With so many of torch's threads; nothing that can be seen changes."""
+    before = torch.get_num_threads()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        with torch.inference_mode(False), preserved_random_state():
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Tuner:
+    """One conversion, and the model that its tuned module has to equal."""
+
+    def __init__(
+        self,
+        conversion: Conversion,
+        reference: nn.Module,
+        samples: tuple[Sample, ...],
+        tolerance: Tolerance | None,
+        clock: Clock,
+        progress: Callable[[float], None] | None,
+    ) -> None:
+        self._conversion = conversion
+        self._reference = reference
+        self._samples = samples
+        self._tolerance = tolerance
+        self._clock = clock
+        self._progress = progress
+        self._module = conversion.module
+        self._parts = {path: one for path, one in self._module.named_modules() if isinstance(one, ConvertedModule)}
+        self._machine = Machine.here(self._module, samples[0])
+        self._model = fingerprint(self._parts)
+
+    def tuned(self, saved: str | PathLike[str] | None, elsewhere: Elsewhere) -> Conversion:
+        """The conversion by a saved choice, or else by what is measured."""
+        found: Choice | None = None
+        if saved is not None:
+            found, others = load_choice(saved, self._machine, self._model)
+            if found is None:
+                made = f"for {'; '.join(map(str, others))}" if others else "for other models"
+                then = "measuring again" if elsewhere == "measure" else "nothing is changed"
+                warnings.warn(f"{saved} holds choices {made}, none for {self._machine}: {then}", TuningWarning, 3)
+                if elsewhere == "ignore":
+                    return self._unchanged("the saved choices are for other machines, or other models")
+        return self._measured() if found is None else self._carried_out(found, (), timed=False)
+
+    def _measured(self) -> Conversion:
+        if not self._parts:
+            return self._unchanged("no part of the model is a graph")
+        inputs = self._inputs()
+        call = self._call(self._module)
+        whole = timed_in_turn({"": call}, range(3))[""].least
+        if whole < _LEAST_S:
+            return self._unchanged(f"a call takes {1e6 * whole:.0f} us, which is too short to tell anything by")
+        decisions: dict[str, Decision] = {}
+        tried: list[Tried] = []
+        try:
+            for path, part in self._parts.items():
+                if path in inputs:
+                    decisions[path], more = decide(part, inputs[path], self._clock, self._tell, free_output=path == "")
+                    tried += more
+        except OutOfTimeError:
+            reason = (
+                f"{self._clock.budget_s:g} s were too little to time its operators (a call takes {whole:.3g} s); "
+                "give more as budget_s"
+            )
+            warnings.warn(f"nothing was tuned: {reason}", TuningWarning, 4)
+            return self._unchanged(reason)
+        choice = Choice(self._machine, self._model, decisions)
+        if all(one.changes_nothing for one in decisions.values()):
+            return self._unchanged("no operator is faster otherwise", choice, tried)
+        return self._carried_out(choice, tuple(tried), timed=True)
+
+    def _carried_out(self, choice: Choice, tried: tuple[Tried, ...], *, timed: bool) -> Conversion:
+        """The module with a choice carried out, if it computes the same, and is faster where that is timed."""
+        inputs, module, notes, copies = self._inputs(), shared_copy(self._module), Notes(), 0
+        for path, decision in choice.decisions.items():
+            part = module.get_submodule(path)
+            assert isinstance(part, ConvertedModule)  # it has the fingerprint of one that had
+            more, added = carry_out(part, decision, inputs[path])
+            notes, copies = notes + more.inside(path), copies + added
+        ratio, seconds = None, None
+        if timed:
+            ratio, seconds = self._compared(module)
+            if not ratio.is_gain:
+                return self._unchanged(
+                    f"the whole model is {ratio.median:.2f} x as fast, within the noise of {3 * ratio.noise:.2f}",
+                    choice,
+                    tried,
+                )
+        verification, gradients = proven(self._reference, module, self._samples, self._tolerance, notes.baked)
+        if not verification or not gradients.passed:
+            why = str(gradients if verification else verification)
+            warnings.warn(f"nothing was tuned, for it would compute something else: {why}", TuningWarning, 4)
+            return self._unchanged(f"what was tuned computes something else: {why}", choice, tried)
+        reason = "measured" if timed else "carried out as it was saved"
+        tuning = Tuning(True, reason, choice, ratio, seconds, copies, tuple(tried), self._clock.spent)
+        return replace(
+            self._conversion,
+            module=module,
+            verification=verification,
+            weight_map=self._conversion.weight_map.with_baked(notes.baked),
+            program=None,
+            exact=self._conversion.exact + notes,
+            tuning=tuning,
+        )
+
+    def _unchanged(self, reason: str, choice: Choice | None = None, tried: Any = ()) -> Conversion:
+        nothing = Choice(self._machine, self._model, {})
+        tuning = Tuning(False, reason, choice or nothing, tried=tuple(tried), spent_s=self._clock.spent)
+        return replace(self._conversion, tuning=tuning)
+
+    def _compared(self, module: nn.Module) -> tuple[Ratio, tuple[float, float]]:
+        """How many times faster another module is than the converted one, and the seconds of both."""
+        calls = {"before": self._call(self._module), "after": self._call(module)}
+        timed = timed_in_turn(calls, itertools.count(), budget_s=max(0.15 * self._clock.budget_s, 0.5))
+        self._tell()
+        return Ratio.of(timed["before"], timed["after"]), (timed["before"].median, timed["after"].median)
+
+    def _call(self, module: nn.Module) -> Callable[[], Any]:
+        """A call of a clone of a module, which takes the effects of running it."""
+        clone, (sample, *_) = clone_module(module, share_parameters), self._samples
+        args, kwargs = sample.args, sample.kwargs
+        if isinstance(module, ConvertedModule):
+            args, kwargs = module.inputs_2d(*args, **kwargs)
+
+        def call() -> None:
+            with torch.no_grad():
+                clone(*args, **kwargs)
+
+        return call
+
+    def _inputs(self) -> dict[str, Sample]:
+        """What each graph is called with first, in one run; an island that isn't called has nothing to time."""
+        (sample, *_) = self._samples
+        if "" in self._parts:
+            return {"": sample}
+        found: dict[str, Sample] = {}
+        clone = clone_module(self._module, share_parameters)
+        for path in self._parts:
+
+            def note(_: nn.Module, args: Any, kwargs: Any, path: str = path) -> None:
+                given = Sample(args, kwargs).map(lambda tensor: tensor.detach().clone())
+                found.setdefault(path, given)
+
+            clone.get_submodule(path).register_forward_pre_hook(note, with_kwargs=True)
+        with preserved_random_state(), torch.no_grad():
+            clone(*sample.args, **sample.kwargs)
+        return found
+
+    def _tell(self) -> None:
+        if self._progress is not None:
+            self._progress(min(1.0, self._clock.spent / self._clock.budget_s))
