@@ -13,7 +13,7 @@ notes = "8-bit weights"              # may be left out
 
 [sources.guide]                      # as many as there are
 document = "My NPU programming guide, 1.2"
-kind = "documented"                  # or "printed" by a tool, "measured", "reported", a "convention"
+kind = "documented"                  # or "inferred", "printed" by a tool, "measured", "reported", a "convention"
 date = 2026-11-24                    # when it was read, printed or measured
 address = "https://..."              # may be left out
 

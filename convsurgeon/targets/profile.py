@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from convsurgeon.targets.quantities import FAMILIES, Family
 
-Kind = Literal["documented", "printed", "measured", "reported", "convention"]
+Kind = Literal["documented", "inferred", "printed", "measured", "reported", "convention"]
 Measure = Callable[[str], Sequence[Any]]
 """Gives an operator's values of a quantity by its name; nothing where the operator has no such quantity."""
 
@@ -18,7 +18,7 @@ Measure = Callable[[str], Sequence[Any]]
 class Source:
     """Where a limit is written.
 
-    `kind`: documented by the vendor, printed by a tool, measured (which shows what was tried and nothing more),
+    `kind`: documented by the vendor, inferred from what is documented, printed by a tool, measured (which shows what was tried and nothing more),
     reported by users, or a convention of this package. `date`: when it was read or measured.
     """
 

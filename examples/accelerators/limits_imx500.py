@@ -3,6 +3,12 @@
 pip install torch==2.13.0 && pip install -e . && pip install "imx500-converter[pt]==3.19.2" \
     model-compression-toolkit edge-mdt-tpc onnx onnxruntime onnxruntime-extensions onnxscript
 python examples/accelerators/limits_imx500.py
+
+On 2026-11-25, imx500-converter 3.19.2 took every operator that is within, and refused those beyond
+
+    rank 3: Only 2d Op is supported. Expected 4d input NxCxHxW, actual 3d
+    depthwise convolution of kernel 13: Kernel size > 12 is not supported for depthwise conv
+    aligned corners: coordinate_transformation_mode, supported values: half_pixel, pytorch_half_pixel
 """
 
 from __future__ import annotations

@@ -2,6 +2,11 @@
 
 pip install torch==2.13.0 && pip install -e . onnxruntime-qnn==2.7.0 onnxruntime onnx onnxscript
 python examples/accelerators/limits_qnn_hexagon.py
+
+On 2026-11-25, QNN of onnxruntime-qnn 2.7.0 on a PC made of those within and of those beyond
+
+    convolutions of rank 4: 2 Transpose and Conv2d, DepthWiseConv2d or TransposeConv2d; of rank 3: 2 Reshape more
+    transposed convolution of dilation 1: 2 Transpose and TransposeConv2d; of dilation 2: left to the CPU
 """
 
 from __future__ import annotations

@@ -4,6 +4,13 @@ pip install torch==2.13.0 && pip install -e . onnxscript && pip install --no-dep
 pip install "protobuf<=4.25.4,>=4.21.6" psutil ruamel.yaml scipy tqdm "opencv-python-headless<4.12" fast-histogram \
     "numpy<=1.26.4" "onnx<=1.18.0,>=1.16.1" "onnxruntime<1.23" "setuptools<80"
 python examples/accelerators/limits_rk3588.py
+
+On 2026-11-25, rknn-toolkit2 2.5.0 on a PC made one operator of each that is within, and of those beyond
+
+    rank 3: 2 Reshape on the CPU around each; the build of a linear resize fails
+    convolutions of kernel 17: 2 Slice and 2 or 3 that are added; of stride 8: 2 Conv; of dilation 32: Gather, Conv
+    transposed convolution of stride 3: exConvTransposePad on the CPU, Conv
+    maximum of kernel 8: 2 MaxPool, of a stride over the kernel: MaxPool, Conv; average of kernel 8: Conv, of stride 8: 2 Conv
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ WRONG = {
     "an unknown family": ('["convolution"]', '["conv"]', 14, "names 'conv'; accepted: any, convolution"),
     "an unknown source": ('effect = "is', 'source = "x"\neffect = "is', None, "overwrite"),
     "an unknown confirmation": ('confirmed = "guide"', 'confirmed = "yes"', 27, "confirmed is 'yes'; accepted: guide"),
-    "an unknown kind": ('"documented"', '"heard"', 10, "kind is 'heard'; accepted: documented, printed"),
+    "an unknown kind": ('"documented"', '"heard"', 10, "kind is 'heard'; accepted: documented, inferred"),
     "an unknown condition": ("{ dilation =", "{ dilatation =", 17, "is about 'dilatation'"),
     "a condition that says nothing": ("{ min = 2 }", "{ }", 17, "bounded by nothing"),
     "an equal condition": ("{ min = 2 }", "{ equal = true }", 17, "bounded by equal"),
