@@ -100,6 +100,15 @@ def test_a_rewrite_that_breaks_more_limits_than_it_mends_is_not_done(tmp_path: P
     assert all(one.name != "0" for one in conversion.exact.rewritten)
 
 
+def test_a_result_of_4d_ends_is_aimed_too() -> None:
+    model = network()
+    conversion = convsurgeon.convert(model, X, target="mdla", io="2d")
+    assert conversion.exact.rewritten
+    assert broken(conversion.fit) == broken(convsurgeon.convert(model, X, target="mdla").fit)
+    assert isinstance(conversion.module, convsurgeon.ConvertedModule)
+    torch.testing.assert_close(conversion.module.call_1d(X), model(X), rtol=1e-4, atol=1e-5)
+
+
 def test_islands_are_aimed_too(tmp_path: Path) -> None:
     class Python(nn.Module):
         def __init__(self) -> None:
