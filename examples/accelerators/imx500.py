@@ -36,7 +36,7 @@ torch.onnx.export = functools.partial(torch.onnx.export, dynamo=False)
 CONVERTER = Path(sys.executable).with_name("imxconv-pt")
 
 
-def compiled(name: str, network: Network) -> str:
+def compiled(network: Network) -> str:
     """Whether the compiler takes the quantised network.
 
     Raises:
@@ -66,4 +66,4 @@ def compiled(name: str, network: Network) -> str:
 
 
 if __name__ == "__main__":
-    tabulate("imx500-converter 3.19.2", compiled)
+    tabulate("imx500-converter 3.19.2, int8", compiled, target="imx500")

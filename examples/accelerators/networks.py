@@ -31,7 +31,7 @@ logging.disable(logging.WARNING)
 from models.by_hand import RawAudio, Wrapped, pair  # noqa: E402  (found by the line above)
 from voice_activity import CHUNK, CONTEXT, STATE, trained_detector  # noqa: E402
 
-FORMS = ("original", "converted", "by hand", "converted, 4-D ends", "by hand, 4-D ends")
+FORMS = ("original", "converted", "by hand", "converted, 4-D ends", "by hand, 4-D ends", "aimed, 4-D ends")
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,17 @@ class Network:
 Forms = dict[str, Network]
 
 
-def forms_of(original: nn.Module, inputs: tuple[torch.Tensor, ...], hand: nn.Module | None = None) -> Forms:
-    """The original, what convsurgeon makes of it, and what was written by hand, with 1-D and with 4-D ends."""
+def forms_of(
+    original: nn.Module, inputs: tuple[torch.Tensor, ...], hand: nn.Module | None = None, target: str | None = None
+) -> Forms:
+    """The original, what convsurgeon makes of it, and what was written by hand, with 1-D and with 4-D ends.
+
+    With a target there is also what is made when it is aimed at that: rewritten where that mends what doesn't fit.
+    """
     found = {"original": Network(original, inputs)}
-    for io, name in (("1d", "converted"), ("2d", "converted, 4-D ends")):
-        module = convsurgeon.convert(original, inputs, io=io).module
+    asked = [("1d", "converted", None), ("2d", "converted, 4-D ends", None)]
+    for io, name, aim in asked if target is None else [*asked, ("2d", "aimed, 4-D ends", target)]:
+        module = convsurgeon.convert(original, inputs, io=io, target=aim).module
         assert isinstance(module, convsurgeon.ConvertedModule)
         found[name] = Network(module, module.inputs_2d(*inputs)[0] if io == "2d" else inputs)
     if hand is not None:
@@ -67,19 +73,18 @@ def pitch_estimator() -> tuple[nn.Module, torch.Tensor]:
     return model.encoder.eval(), torch.randn(1, 1, 219)
 
 
-def networks(*, trained: bool = True) -> Iterator[tuple[str, Forms]]:
+def networks(target: str | None = None) -> Iterator[tuple[str, Forms]]:
     """Every network by its name, in every form."""
     torch.manual_seed(0)
     for at, name in enumerate("ABCD"):
         original, hand = pair(at)
-        yield name, forms_of(original, (torch.randn(1, 4, 256),), hand)
+        yield name, forms_of(original, (torch.randn(1, 4, 256),), hand, target)
     torch.manual_seed(0)
-    yield "M5", forms_of(RawAudio().eval(), (torch.randn(1, 1, 4000),))
-    if trained:
-        state = torch.randn(1, STATE), torch.randn(1, STATE)
-        yield "Silero VAD", forms_of(trained_detector(), (torch.randn(1, CONTEXT + CHUNK), *state))
-        pitch, spectrum = pitch_estimator()
-        yield "PESTO", forms_of(pitch, (spectrum,))
+    yield "M5", forms_of(RawAudio().eval(), (torch.randn(1, 1, 4000),), None, target)
+    chunk, hidden, cell = torch.randn(1, CONTEXT + CHUNK), torch.randn(1, STATE), torch.randn(1, STATE)
+    yield "Silero VAD", forms_of(trained_detector(), (chunk, hidden, cell), None, target)
+    pitch, spectrum = pitch_estimator()
+    yield "PESTO", forms_of(pitch, (spectrum,), None, target)
 
 
 def to_onnx(network: Network, path: Path, *, opset: int | None = None) -> Path:
@@ -100,20 +105,21 @@ def against_original(runs: Mapping[str, Callable[[], object]], *, seconds: float
 
 def show(title: str, rows: Mapping[str, Mapping[str, object]]) -> None:
     """Print a row for each network and a column for each form."""
-    table = Table("", *FORMS, title=title, title_justify="left")
+    forms = [form for form in FORMS if any(form in row for row in rows.values())]
+    table = Table("", *forms, title=title, title_justify="left")
     for name, row in rows.items():
-        table.add_row(name, *(str(row.get(form, "")) for form in FORMS))
+        table.add_row(name, *(str(row.get(form, "")) for form in forms))
     Console(width=140).print(table)
 
 
-def tabulate(title: str, measure: Callable[[str, Network], object], *, trained: bool = True) -> None:
+def tabulate(title: str, measure: Callable[[Network], object], target: str | None = None) -> None:
     """Measure every network in every form, and print the table; what raises is shown by the last line it says."""
     rows: dict[str, dict[str, object]] = {}
-    for name, forms in networks(trained=trained):
+    for name, forms in networks(target):
         rows[name] = {}
         for form, network in forms.items():
             try:
-                rows[name][form] = measure(f"{name}-{form.replace(', ', '-').replace(' ', '-')}", network)
+                rows[name][form] = measure(network)
             except Exception as error:  # a compiler may raise anything
                 rows[name][form] = f"refused: {(str(error).strip().splitlines() or [type(error).__name__])[-1][:120]}"
     show(title, rows)

@@ -28,7 +28,7 @@ from networks import Network, tabulate, to_onnx
 VERSION = importlib.metadata.version("onnx2tf")
 
 
-def transposes(name: str, network: Network) -> str:
+def transposes(network: Network) -> str:
     """How many operators of the float file transpose, of how many, and whether it computes the same.
 
     Raises:

@@ -19,7 +19,7 @@ from networks import Network, tabulate, to_onnx
 PROVIDER = "QNNExecutionProvider"
 
 
-def operators(name: str, network: Network) -> str:
+def operators(network: Network) -> str:
     """How many operators the compiled graph has, and how many of them transpose; nothing is left to the CPU."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4

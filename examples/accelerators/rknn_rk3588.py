@@ -17,7 +17,7 @@ from networks import Network, tabulate, to_onnx
 from rknn.api import RKNN
 
 
-def built(name: str, network: Network) -> str:
+def built(network: Network) -> str:
     """Whether it builds.
 
     Raises:

@@ -21,7 +21,7 @@ from ai_edge_quantizer import quantizer, recipe
 from networks import Network, tabulate
 
 
-def cycles(name: str, network: Network) -> str:
+def cycles(network: Network) -> str:
     """Thousands of cycles on either, with how many operators are left to the CPU, if any are."""
     with tempfile.TemporaryDirectory() as home:
         folder = Path(home)
@@ -46,4 +46,8 @@ def on(accelerator: str, model: Path) -> str:
 
 
 if __name__ == "__main__":
-    tabulate("vela 5.2.0, int8, Ethos-U55-128 / U85-256: thousand cycles (+ operators left to the CPU)", cycles)
+    tabulate(
+        "vela 5.2.0, int8, Ethos-U55-128 / U85-256: thousand cycles (+ operators left to the CPU)",
+        cycles,
+        target="ethos-u55",
+    )
