@@ -10,6 +10,7 @@ from torch import nn
 from convsurgeon.converted import ConvertedModule
 from convsurgeon.exact import REWRITES, Notes, rewrite_parts, wanted_of
 from convsurgeon.fitting import Fit, fit
+from convsurgeon.fitting.mending import number_for
 from convsurgeon.parts import Part
 from convsurgeon.samples import Sample
 from convsurgeon.targets import Target
@@ -48,10 +49,11 @@ def _fit(module: nn.Module, target: Target, sample: Sample) -> Fit:
 
 
 def rewritten_for(make: Callable[[], Made], parts: Sequence[Part], target: Target, sample: Sample) -> Aimed:
-    """The module that `make` makes, each operator that doesn't fit rewritten by what mends it.
+    """The module that `make` makes, each operator that doesn't fit, or costs too much, rewritten by what mends it.
 
-    Where one rewrite refuses, the next that mends the same limit is tried. Where as many operators, or more, don't fit
-    after a module's rewrites as before, they are not done, and `make` is asked for another module to begin with.
+    A rewrite that mends several limits comes first. Where one refuses, the next that mends the same limit is tried.
+    Where a module fits no better after its rewrites than before, they are not done, and `make` is asked for another
+    module to begin with.
     """
     vain: set[Place] = set()
     for _ in range(_TRIES):
@@ -85,13 +87,16 @@ def _chosen(found: Fit, tried: set[Place]) -> dict[str, list[str]]:
     """The rewrites to do next, as ``exact`` takes them, each with the modules where it is to be done."""
     chosen: dict[str, list[str]] = {}
     for operator in found.operators:
-        for misfit in operator.misfits:
-            left = (name for name in misfit.rewrites if name in REWRITES and (name, operator.name) not in tried)
-            name = next(left, None)
-            if name is not None:
-                tried.add((name, operator.name))
-                number = "" if REWRITES[name].limit is None or misfit.most is None else f":{max(2, int(misfit.most))}"
-                chosen.setdefault(name + number, []).append(operator.name)
+        asked = [*operator.misfits, *operator.costly]
+        for misfit in asked:
+            left = [name for name in misfit.rewrites if name in REWRITES and (name, operator.name) not in tried]
+            done = {name.partition(":")[0] for name, names in chosen.items() if operator.name in names}
+            if not left or done.intersection(misfit.rewrites):
+                continue
+            name = max(left, key=lambda name: sum(name in other.rewrites for other in asked))
+            tried.add((name, operator.name))
+            number = number_for(name, misfit.quantity, misfit.most)
+            chosen.setdefault(name if number is None else f"{name}:{number}", []).append(operator.name)
     return chosen
 
 
@@ -104,9 +109,11 @@ def _origin(name: str, before: Fit) -> str:
 
 
 def _in_vain(name: str, before: Fit, after: Fit) -> bool:
+    """Whether an operator's module fits no better than before; the cost counts where as many operators fit."""
     return _misfits(after, name) >= _misfits(before, name)
 
 
-def _misfits(found: Fit, name: str) -> int:
-    """How many operators of a module, and of what was split off it, don't fit."""
-    return sum(bool(one.misfits) for one in found.operators if f"{one.name}.".startswith(f"{name}."))
+def _misfits(found: Fit, name: str) -> tuple[int, int]:
+    """How many operators of a module, and of what was split off it, don't fit, and how many cost more than others."""
+    those = [one for one in found.operators if f"{one.name}.".startswith(f"{name}.")]
+    return sum(bool(one.misfits) for one in those), sum(bool(one.costly) for one in those)

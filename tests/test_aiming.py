@@ -125,6 +125,50 @@ def test_islands_are_aimed_too(tmp_path: Path) -> None:
     assert conversion.fit.fits
 
 
+CHANNELS_LAST = '[channels_last]\nsource = "guide"\n'
+
+
+def preference(families: str, quantity: str, bound: str) -> str:
+    return f'[[preferences]]\noperators = [{families}]\nsource = "guide"\nquantity = "{quantity}"\n{bound}\n'
+
+
+def test_what_costs_more_than_it_has_to_is_rewritten_and_fits_before_and_after(tmp_path: Path) -> None:
+    asked = preference('"max_pool"', "stride", "max = 3") + preference('"convolution"', "stride", "max = 3")
+    model = nn.Sequential(nn.Conv1d(1, 8, 8, 4), nn.BatchNorm1d(8), nn.ReLU(), nn.MaxPool1d(4), nn.Conv1d(8, 8, 3))
+    model = model.eval()
+    plain = convsurgeon.fit(convsurgeon.convert(model, X).module, profile(tmp_path, CHANNELS_LAST + asked), X)
+    assert plain.fits
+    assert [one.operator for one in plain.operators if one.costly] == ["convolution", "max_pool2d_with_indices"]
+    assert "costs more than it has to" in str(plain)
+    assert "mended by split_pool_stride" in str(plain)
+    assert [one["costly"][0]["quantity"] for one in plain.to_json()["operators"] if one["costly"]] == ["stride"] * 2
+    conversion = convsurgeon.convert(model, X, target=profile(tmp_path, CHANNELS_LAST + asked), strict=True)
+    assert [one.rewrite for one in conversion.exact.rewritten] == ["fold_into_channels", "split_pool_stride"]
+    assert conversion.fit is not None
+    assert not any(one.costly for one in conversion.fit.operators)
+    conversion = convsurgeon.convert(model, X, target=profile(tmp_path, asked))
+    assert [one.rewrite for one in conversion.exact.rewritten] == ["fold_stride", "split_pool_stride"]
+
+
+def test_no_preference_is_worth_a_limit(tmp_path: Path) -> None:
+    asked = preference('"convolution"', "in_channels", "min = 5") + limit("out_channels", "max = 16")
+    path = profile(tmp_path, CHANNELS_LAST + asked)
+    assert not convsurgeon.convert(nn.Conv1d(1, 16, 9).eval(), X, target=path).exact.rewritten
+    assert convsurgeon.convert(nn.Conv1d(1, 2, 9).eval(), X, target=path).exact.rewritten
+
+
+def test_the_rewrite_that_mends_most_comes_first(tmp_path: Path) -> None:
+    limits = limit("padding", "max = 0\nwhen = { stride = { min = 4 } }") + limit("stride", "max = 3")
+    conversion = convsurgeon.convert(nn.Conv1d(1, 4, 9, 4, 2).eval(), X, target=profile(tmp_path, limits))
+    assert [one.rewrite for one in conversion.exact.rewritten] == ["fold_stride"]
+
+
+def test_a_rewrite_goes_by_its_own_number_where_it_mends_another_quantity(tmp_path: Path) -> None:
+    path = profile(tmp_path, limit("stride", "max = 1\nwhen = { kernel = { min = 17 } }"))
+    conversion = convsurgeon.convert(nn.Sequential(nn.Conv1d(1, 2, 20, 2, dilation=2)).eval(), X, target=path)
+    assert [one.became for one in conversion.exact.rewritten] == ["2 x getitem + Conv2d 1x16 + Conv2d 1x4 + add"]
+
+
 def test_wrong_targets() -> None:
     with pytest.raises(ValueError, match=r"ethos-u55"):
         convsurgeon.convert(network(), X, target="ethos-u56")

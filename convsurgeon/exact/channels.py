@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import fx
 
 from convsurgeon.exact.base import rewrite
-from convsurgeon.exact.sites import Convolution
+from convsurgeon.exact.norm import folded
+from convsurgeon.exact.sites import Convolution, Norm
 from convsurgeon.exact.surroundings import again, pointwise_behind
 from convsurgeon.exact.writer import Numbers, Writer
 from convsurgeon.rules.base import Refusal
@@ -20,8 +21,9 @@ def fold_into_channels(conv: Convolution, write: Writer) -> fx.Node | Refusal | 
     y[(f/s) n + r] = sum_k w[k] x[f n + s r + k], where x[f n + j] is channel j of C f, and r one of f/s results that
     take turns. f is as many strides as make no more channels than the number, but one at least. In memory both are
     views where channels come last, as compilers hold them that read TensorFlow Lite; where they come first, fold_stride
-    moves less. Padding is whole rows: where it is no multiple of f, the kernel begins with zeros. Pointwise operators
-    behind are computed before the results take turns, so that a compiler can still join them to the convolution.
+    moves less. Padding is whole rows: where it is no multiple of f, the kernel begins with zeros. Where results take
+    turns, a batch norm behind that is in eval mode goes into the weight, and pointwise operators are computed before
+    that, so that a compiler can still join them to the convolution.
 
     Limits: one group, zero padding, no dilation.
     """
@@ -38,21 +40,37 @@ def fold_into_channels(conv: Convolution, write: Writer) -> fx.Node | Refusal | 
     left, right = conv.pads
     above = -(-left // factor)
     phases = factor // step
-    weight = _over_rows(conv.kernel, factor, step, above * factor - left)
+    kernel, bias = conv.kernel, None if conv.bias is None else conv.bias.value.detach()
+    norm = _norm_behind(conv, write) if phases > 1 else None
+    if norm is not None:
+        kernel, bias = conv.axis.lower(norm[0]), norm[1]
+    weight = _over_rows(kernel, factor, step, above * factor - left)
     length = write.length(conv.input)
     results = (length + (left + right - conv.taps + step)) // step
     rows, needed = (length + (factor - 1)) // factor, (results + (phases - 1)) // phases + (weight.shape[-1] - 1)
     whole = write.pad_to(conv.input, 0, length, rows * factor)
     deep = write.pad_to(write.into_channels(whole, conv, rows, factor), above, rows, needed)
-    bias = None if conv.bias is None else conv.bias.value.detach().repeat(phases)
-    found = write.convolution(conv, deep, Numbers(conv.axis.lift(weight), bias))
+    numbers = Numbers(conv.axis.lift(weight), None if bias is None else bias.repeat(phases))
+    found = write.convolution(conv, deep, numbers)
     if phases == 1:
         return found
-    write.passed.extend(pointwise_behind(conv.node, write))
-    before = conv.node
-    for node in write.passed:
+    before = write.passed[-1] if write.passed else conv.node
+    for node in pointwise_behind(before, write):
+        write.passed.append(node)
         before, found = node, again(node, {before: found})
     return write.out_of_channels(found, conv, phases, results)
+
+
+def _norm_behind(conv: Convolution, write: Writer) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """The weight and bias that take in the batch norm that alone reads the convolution, which is then passed."""
+    for node in conv.node.users:
+        norm = write.reader.read(Norm, node)
+        found = folded(norm) if isinstance(norm, Norm) else None
+        if isinstance(found, tuple):
+            write.passed.append(node)
+            write.frozen = True
+            return found[1:]
+    return None
 
 
 def _over_rows(kernel: torch.Tensor, factor: int, step: int, shift: int) -> torch.Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from convsurgeon.exact.base import rewrite
-from convsurgeon.exact.sites import Norm
+from convsurgeon.exact.sites import Convolution, Norm
 from convsurgeon.exact.writer import Writer
 from convsurgeon.rules.base import Refusal
 
@@ -20,6 +20,17 @@ def fold_batch_norm(norm: Norm, write: Writer) -> fx.Node | Refusal | None:
 
     Limits: eval mode, and nothing else reads the convolution.
     """
+    found = folded(norm)
+    if isinstance(found, Refusal):
+        return found
+    conv, weight, bias = found
+    write.absorbed.append(conv.node)
+    write.frozen = True
+    return write.same(conv, conv.input, weight=weight, bias=bias)
+
+
+def folded(norm: Norm) -> tuple[Convolution, torch.Tensor, torch.Tensor] | Refusal:
+    """The convolution before a norm, and the weight and bias with which it computes both; or why there are none."""
     conv = norm.convolution
     if conv is None:
         return Refusal(norm.why or "no convolution along the length is in front of it")
@@ -38,11 +49,7 @@ def fold_batch_norm(norm: Norm, write: Writer) -> fx.Node | Refusal | None:
     if norm.shift is not None:
         bias = bias + norm.shift.detach().to(wide)
     weight = conv.weight.value.detach().to(wide)
-    if conv.transposed:
-        grouped = weight.unflatten(0, (conv.groups, -1)) * factor.view(conv.groups, 1, -1, 1, 1)
-        weight = grouped.flatten(0, 1)
-    else:
-        weight = weight * factor.view(-1, 1, 1, 1)
-    write.absorbed.append(conv.node)
-    write.frozen = True
-    return write.same(conv, conv.input, weight=weight, bias=bias)
+    if not conv.transposed:
+        return conv, weight * factor.view(-1, 1, 1, 1), bias
+    grouped = weight.unflatten(0, (conv.groups, -1)) * factor.view(conv.groups, 1, -1, 1, 1)
+    return conv, grouped.flatten(0, 1), bias

@@ -157,15 +157,15 @@ class _Judge:
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self._limits: dict[Family, tuple[Limit, ...]] = {}
-        self._known: dict[int, tuple[Operation, tuple[Misfit, ...], tuple[int, int]]] = {}
+        self._limits: dict[Family, tuple[tuple[Limit, ...], tuple[Limit, ...]]] = {}
+        self._known: dict[int, tuple[Operation, list[tuple[Misfit, ...]], tuple[int, int]]] = {}
 
     def judged(self, one: Ran) -> FittedOperator:
         """An operator that ran, with every limit that it breaks."""
         operation = one.operation
         if id(operation) not in self._known:
-            self._known[id(operation)] = operation, tuple(self._misfits(operation)), elements(operation.outputs)
-        _, misfits, (count, nbytes) = self._known[id(operation)]
+            self._known[id(operation)] = operation, self._broken(operation), elements(operation.outputs)
+        _, (misfits, costly), (count, nbytes) = self._known[id(operation)]
         return FittedOperator(
             node=one.node,
             name=one.name,
@@ -177,16 +177,21 @@ class _Judge:
             parameters=one.parameters,
             elements=count,
             nbytes=nbytes,
+            costly=costly,
         )
 
-    def _misfits(self, operation: Operation) -> Iterator[Misfit]:
+    def _broken(self, operation: Operation) -> list[tuple[Misfit, ...]]:
+        """The limits that an operation breaks, and the preferences."""
         family = operation.family
         if family not in self._limits:
-            self._limits[family] = self._target.limits_of(family)
-        for limit in self._limits[family]:
+            self._limits[family] = self._target.limits_of(family), self._target.preferences_of(family)
+        return [tuple(self._misfits(operation, limits)) for limits in self._limits[family]]
+
+    def _misfits(self, operation: Operation, limits: tuple[Limit, ...]) -> Iterator[Misfit]:
+        for limit in limits:
             seen = limit.broken_by(operation.measure)
             if seen:
-                rewrites = mends(family, limit, operation.measure)
+                rewrites = mends(operation.family, limit, operation.measure, self._target)
                 yield Misfit(
                     quantity=limit.quantity,
                     seen=seen,

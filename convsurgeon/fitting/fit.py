@@ -43,7 +43,8 @@ class FittedOperator:
 
     `node` is the node of the graph that calls it, or the function of torch; `name` the module that it is or whose
     forward does. `shape`, `elements` and `nbytes` are those of its results; `macs` its multiply-accumulates;
-    `parameters` counts the elements of weights and buffers that no operator before it read.
+    `parameters` counts the elements of weights and buffers that no operator before it read. `costly`: the preferences
+    of the accelerator that it goes against, which costs more, and fits all the same.
     """
 
     node: str
@@ -56,6 +57,7 @@ class FittedOperator:
     parameters: int
     elements: int
     nbytes: int
+    costly: tuple[Misfit, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -74,15 +76,18 @@ class FittedOperator:
 
     def to_json(self) -> dict[str, Any]:
         """The operator as plain data."""
-        misfits = [
-            {
-                **asdict(one),
-                "source": one.source.to_json(),
-                "confirmed": one.confirmed and one.confirmed.to_json(),
-            }
-            for one in self.misfits
-        ]
-        return {**asdict(self), "verdict": self.verdict, "rewrites": list(self.rewrites), "misfits": misfits}
+        broken = {
+            name: [
+                {
+                    **asdict(one),
+                    "source": one.source.to_json(),
+                    "confirmed": one.confirmed and one.confirmed.to_json(),
+                }
+                for one in misfits
+            ]
+            for name, misfits in (("misfits", self.misfits), ("costly", self.costly))
+        }
+        return {**asdict(self), "verdict": self.verdict, "rewrites": list(self.rewrites), **broken}
 
 
 @dataclass(frozen=True, slots=True)

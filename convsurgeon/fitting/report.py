@@ -26,7 +26,8 @@ def fit_text(fit: Fit) -> str:
         _row("in all", total),
     ]
     for verdict in VERDICTS[:0:-1]:
-        lines += _broken([one for one in fit.operators if one.verdict == verdict], verdict)
+        lines += _broken([(one, one.misfits) for one in fit.operators if one.verdict == verdict], verdict)
+    lines += _broken([(one, one.costly) for one in fit.operators if one.costly], "costs more than it has to")
     if any(one.quantity == "rank" for operator in fit.operators for one in operator.misfits):
         lines += ["", *_wrapped("convsurgeon.convert makes 1-D convolutions, and what stands between them, 2-D", 2)]
     return "\n".join(lines)
@@ -44,15 +45,15 @@ def _short(count: int) -> str:
     return str(count)
 
 
-def _broken(operators: Sequence[FittedOperator], verdict: str) -> Iterator[str]:
+def _broken(operators: Sequence[tuple[FittedOperator, Sequence[Misfit]]], verdict: str) -> Iterator[str]:
     """Each way to break a limit once, with the operators that break it so."""
     if not operators:
         return
     yield f"\n  {verdict}"
     ways: dict[tuple[str, str, tuple[str, ...]], list[FittedOperator]] = {}
     misfits: dict[tuple[str, str, tuple[str, ...]], Misfit] = {}
-    for operator in operators:
-        for one in operator.misfits:
+    for operator, broken in operators:
+        for one in broken:
             way = (operator.family if operator.family != "other" else operator.operator, str(one), one.rewrites)
             ways.setdefault(way, []).append(operator)
             misfits[way] = one

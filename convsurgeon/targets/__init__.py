@@ -26,6 +26,17 @@ source = "guide"
 section = "4.2 Convolution"
 effect = "runs on the CPU"           # what happens beyond the limit; may be left out
 confirmed = "guide"                  # where its compiler was seen to do so, on both sides; left out: nowhere
+
+[[preferences]]                      # written likewise; what is beyond is taken as well, and costs more
+operators = ["max_pool"]
+quantity = "stride"
+max = 2
+source = "guide"
+effect = "is computed element by element"
+
+[channels_last]                      # only if values lie in memory as (N, H, W, C)
+source = "guide"                     # where that is written
+section = "2.2 Layout"
 ```
 
 Every value of a quantity has to be within its bound: ``stride`` has one for each spatial axis, ``stride_h`` and

@@ -119,7 +119,8 @@ class Target:
     """An accelerator with its compiler: what it takes.
 
     `static_shapes`: every size has to be known when it is compiled. `ranks`: those of every value; None is any.
-    `source` says where these two are written.
+    `source` says where these two are written. Beyond a limit of `preferences` an operator is taken as well, and costs
+    more. `channels_last`: where it is written that values lie in memory as (N, H, W, C), None where nothing says so.
     """
 
     name: str
@@ -128,9 +129,15 @@ class Target:
     ranks: tuple[int, ...] | None
     source: Source
     limits: tuple[Limit, ...]
+    preferences: tuple[Limit, ...] = ()
+    channels_last: Source | None = None
     notes: str = ""
 
     def limits_of(self, family: Family) -> tuple[Limit, ...]:
         """The limits that apply to a family of operators, that on ranks among them."""
         every = () if self.ranks is None else (Limit(FAMILIES, "rank", Bound(one_of=self.ranks), self.source),)
         return every + tuple(limit for limit in self.limits if family in limit.families)
+
+    def preferences_of(self, family: Family) -> tuple[Limit, ...]:
+        """The preferences that apply to a family of operators."""
+        return tuple(limit for limit in self.preferences if family in limit.families)

@@ -36,7 +36,10 @@ def read_target(text: str, file: str) -> Target:
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{file}: {error}; a profile is a TOML file") from error
     table = _Table(data, (), _Lines(text, file))
-    table.only("name", "title", "static_shapes", "ranks", "source", "section", "notes", "sources", "limits")
+    table.only(
+        *("name", "title", "static_shapes", "ranks", "channels_last", "source", "section", "notes"),
+        *("sources", "limits", "preferences"),
+    )
     sources = {name: _source(one) for name, one in table.tables("sources").items()}
     return Target(
         name=table.text("name"),
@@ -45,6 +48,8 @@ def read_target(text: str, file: str) -> Target:
         ranks=table.numbers("ranks") if "ranks" in table else None,
         source=_cited(table, sources),
         limits=tuple(_limit(one, sources) for one in table.list_of_tables("limits")),
+        preferences=tuple(_limit(one, sources) for one in table.list_of_tables("preferences")),
+        channels_last=_written(table.table("channels_last"), sources) if "channels_last" in table else None,
         notes=table.text("notes", ""),
     )
 
@@ -65,6 +70,11 @@ def _cited(table: _Table, sources: Mapping[str, Source]) -> Source:
     source: Source = sources[table.choice("source", tuple(sources))]
     section = table.text("section", source.section)
     return Source(source.document, source.kind, source.date, section, source.address)
+
+
+def _written(table: _Table, sources: Mapping[str, Source]) -> Source:
+    table.only("source", "section")
+    return _cited(table, sources)
 
 
 def _limit(table: _Table, sources: Mapping[str, Source]) -> Limit:
@@ -222,6 +232,11 @@ class _Table:
             if not isinstance(one, dict):
                 _Table(found, (*self._path, key), self._lines).refuse(name, f"is {one!r}", "a table")
         return {name: _Table(one, (*self._path, key, name), self._lines) for name, one in found.items()}
+
+    def table(self, key: str) -> _Table:
+        """The table of a key."""
+        found: dict[str, Any] = self.take(key, dict, "a table")
+        return _Table(found, (*self._path, key), self._lines)
 
     def list_of_tables(self, key: str) -> list[_Table]:
         """The tables in a list; none where there is no such list."""

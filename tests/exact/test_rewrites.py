@@ -87,11 +87,12 @@ class Behind(nn.Module):
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.conv, self.kind = nn.Conv1d(1, 3, 9, 2, dtype=torch.float64), kind
+        self.norm = nn.BatchNorm1d(3, dtype=torch.float64)
         self.relu = nn.ReLU(inplace=kind == "writes")
         self.after = nn.Conv1d(3, 1, 2, dtype=torch.float64)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.conv(x)
+        x = self.norm(self.conv(x)) if self.kind == "norm" else self.conv(x)
         y = torch.tanh(self.relu(x))
         if self.kind == "twice":
             return self.after(y + x)
@@ -99,16 +100,18 @@ class Behind(nn.Module):
 
 
 @CAPTURES
-@pytest.mark.parametrize("kind", ["plain", "writes", "twice", "last", "view"])
+@pytest.mark.parametrize("kind", ["plain", "norm", "writes", "twice", "last", "view"])
 @pytest.mark.parametrize("unit_axis", [-2, -1])
 def test_fold_into_channels_takes_pointwise_operators_along(capture: Any, kind: str, unit_axis: Any) -> None:
+    model = Behind(kind).eval()
     module, notes = rewritten(
-        Behind(kind), wide(2, 1, 60), ["fold_into_channels:4"], lengths=(61, 73), unit_axis=unit_axis, capture=capture
+        model, wide(2, 1, 60), ["fold_into_channels:4"], lengths=(61, 73), unit_axis=unit_axis, capture=capture
     )
     assert done(notes) == ["fold_into_channels"]
     order = [str(node.target) for node in module.graph.nodes]  # type: ignore[union-attr]
     turns = max(at for at, name in enumerate(order) if "permute" in name)
     assert (next(at for at, name in enumerate(order) if "tanh" in name) < turns) == (kind != "twice")
+    assert (module.captured_mode == "eval") == (kind == "norm")
     assert torch.export.export(module, (wide(2, 1, 60),)).module()(wide(2, 1, 60)).shape[0] == 2
 
 
