@@ -63,7 +63,9 @@ class Ratio:
 def timed_in_turn(calls: Calls[K], rounds: Iterable[Any], *, budget_s: float = float("inf")) -> dict[K, Timing]:
     """Time every call once a round, in another order each round; `rounds` is left off after `budget_s`.
 
-    Each call is made once before, which isn't timed: it may compile, and fills caches. At least three rounds are made.
+    Over the rounds each call follows every other as often, for what ran just before leaves its mark: caches, threads
+    that still wait. Each call is made once before, which isn't timed: it may compile, and fills caches. At least three
+    rounds are made.
     """
     started = time.perf_counter()
     for call in calls.values():
@@ -74,13 +76,20 @@ def timed_in_turn(calls: Calls[K], rounds: Iterable[Any], *, budget_s: float = f
     for at, _ in enumerate(rounds):
         if at >= _LEAST_ROUNDS and time.perf_counter() - started > budget_s:
             break
-        turn = at % len(names)
-        for name in names[turn:] + names[:turn]:
+        for name in _ordered(names, at):
             start = time.perf_counter()
             calls[name]()
             finish()
             seconds[name].append(time.perf_counter() - start)
     return {name: Timing(tuple(taken)) for name, taken in seconds.items()}
+
+
+def _ordered(names: list[K], at: int) -> list[K]:
+    """The order in a round: a row of a square in which each follows every other as often (E. J. Williams, 1949)."""
+    count = len(names)
+    steps = [(place + 1) // 2 * (-1) ** (place + 1) for place in range(count)]
+    order = [names[(at + step) % count] for step in steps]
+    return order[::-1] if at // count % 2 else order
 
 
 def finish() -> None:
