@@ -2,7 +2,8 @@
 
 An operator brings its operands into its own layout, and so pays for a copy wherever one lies otherwise; readers share
 it. Transposes turn one layout into the other without a copy: what is chosen for each operator is whether it lies as the
-operators before it do, so that a turned value is a turned choice, and not a border.
+operators before it do, so that a turned value is a turned choice, and not a border. (Where readers of a value whose
+layout is given count it both ways, its copy is paid for twice: together they would be no cut.)
 """
 
 from __future__ import annotations

@@ -135,6 +135,7 @@ def _decision_to_json(decision: Decision) -> dict[str, Any]:
         "takes": dict(layouts.takes),
         "makes": dict(layouts.makes),
         "strict": [[*pair, layout] for pair, layout in layouts.strict.items()],
+        "writes": layouts.writes,
         "rewrites": {name: list(paths) for name, paths in decision.rewrites.items()},
     }
 
@@ -145,4 +146,4 @@ def _decision_of_json(read: Mapping[str, Any]) -> Decision:
     named = {*read["takes"].values(), *read["makes"].values(), *strict.values()}
     if not named <= set(LAYOUTS) or not rewrites.keys() <= REWRITES.keys():
         raise ValueError(f"it names {sorted(named - set(LAYOUTS)) + sorted(rewrites.keys() - REWRITES.keys())}")
-    return Decision(Layouts(read["takes"], read["makes"], strict), rewrites)
+    return Decision(Layouts(read["takes"], read["makes"], strict, bool(read["writes"])), rewrites)

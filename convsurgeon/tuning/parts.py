@@ -76,8 +76,9 @@ def decide(
     }
     layouts = Layouts(
         {node.name: layout for node, layout in found.takes.items()},
-        {node.name: layout for node, layout in found.makes.items()},
+        {node.name: layout for node, layout in found.makes.items() if not traits[node].several},
         strict,
+        any(one.writes for one in traits.values()),
     )
     return Decision(layouts, _rewrites(found, surveyed)), list(_tried(module, found, surveyed, traits))
 
@@ -111,17 +112,19 @@ def _survey(
         if clock.is_over:
             raise OutOfTimeError
         key, (value, *_) = traits[met.node].key, met.operands.values()
+        for operand, value in met.operands.items():
+            size = (value.shape, value.dtype) if isinstance(value, torch.Tensor) else None
+            if size not in alike:
+                alike[size] = copying(value, each)
+            copies[operand] = alike[size]
+        if met.node.op == "output":
+            continue
         alone = is_convolution(met.node, module) and met.node not in shared and module_of(met.node) not in crowded
         if (key, alone) not in known:
             rewritten = realisations(module, met.node, value) if alone else ()
             known[key, alone] = survey(met, traits[met.node], rewritten, each)
             tell()
         surveyed[met.node] = known[key, alone]
-        for operand, value in met.operands.items():
-            size = (value.shape, value.dtype) if isinstance(value, torch.Tensor) else None
-            if size not in alike:
-                alike[size] = copying(value, each)
-            copies[operand] = alike[size]
     return surveyed, copies
 
 

@@ -27,14 +27,18 @@ def realisations(
 ) -> Iterator[tuple[str, dict[Layout, Callable[[], torch.Tensor]]]]:
     """Each rewrite that applies to a convolution of the graph, and what computes it so in either layout.
 
-    Nothing for a convolution whose weights are computed, or that takes more than one value.
+    Nothing for a convolution whose weights are computed, or that takes more than one value. A rewrite that fills up a
+    kernel with zeros isn't taken: training would fill them in.
     """
     axis = UnitAxis(module.unit_axis)
     for name in REALISATIONS:
         found: dict[Layout, Callable[[], torch.Tensor]] = {}
         for layout in LAYOUTS:
             alone = _alone(module, node)
-            if alone is None or not rewrite_exactly(alone, [name], axis.lower(value)).rewritten:
+            if alone is None:
+                return
+            before = _weights(alone)
+            if not rewrite_exactly(alone, [name], axis.lower(value)).rewritten or _weights(alone) != before:
                 break
             if layout == "last":
                 write_layouts(alone, Layouts(dict.fromkeys((one.name for one in alone.graph.nodes), "last"), {}, {}))
@@ -67,6 +71,10 @@ def _alone(module: ConvertedModule, node: fx.Node) -> ConvertedModule | None:
     graph.output(new).meta[ORIGIN] = Origin("output", "", "2d")
     facts = Facts(None, module.unit_axis, {}, ("x",), ("output",))
     return ConvertedModule.build(root.train(module.training), graph, "Convolution", facts)
+
+
+def _weights(module: nn.Module) -> int:
+    return sum(one.numel() for one in module.parameters())
 
 
 def _as_parameter(tensor: torch.Tensor) -> nn.Parameter:

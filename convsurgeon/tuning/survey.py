@@ -85,12 +85,12 @@ class Met:
 
 
 def meet(module: nn.Module, graph: fx.Graph, sample: Sample, traits: Mapping[fx.Node, Traits]) -> Iterator[Met]:
-    """Run a clone of the module, and stop at each node that takes a value with a layout."""
+    """Run a clone of the module, and stop at each node that takes a value with a layout, the output too."""
     clone = clone_module(module, share)
     run = GraphRun(clone, graph, sample.map(lambda tensor: tensor.detach().clone()))
     with preserved_random_state(), torch.no_grad():
         for node, value in run.steps():
-            if node.op in ("call_module", "call_function", "call_method") and traits[node].operands:
+            if node.op not in ("placeholder", "get_attr") and traits[node].operands:
                 operands = {one: run.env[one] for one in traits[node].operands}
                 yield Met(node, functools.partial(_calling, run, node, traits[node]), operands, value)
 
@@ -104,7 +104,7 @@ def survey(met: Met, traits: Traits, rewritten: Realisations, budget_s: float) -
     makes = _makes(met, traits, calls)
     if makes is None:
         return Surveyed.as_it_is()
-    if traits.bound and not _writes(met):
+    if traits.bound and not traits.writes:
         return Surveyed.as_it_is(makes)
     for name, ways in rewritten:
         if all(made_layout(call(), "2d") in (makes[layout], "plain") for layout, call in ways.items()):
@@ -159,12 +159,6 @@ def copying(value: Any, budget_s: float) -> float:
 
 def _strides(value: Any) -> list[tuple[int, ...]]:
     return [one.stride() for one in tensors_in(value)]
-
-
-def _writes(met: Met) -> bool:
-    """Whether a bound node is more than a view: it writes what it takes."""
-    name = str(getattr(met.node.target, "__name__", met.node.target))
-    return met.node.op == "call_module" or name.endswith("_")
 
 
 def _calling(run: GraphRun, node: fx.Node, traits: Traits, layout: Layout) -> Callable[[], Any]:

@@ -19,7 +19,7 @@ from convsurgeon.spellings import is_torchs_own, operator_name
 from convsurgeon.tuning.layouts import Layout, has_layout, layout_of
 
 _READS_STRIDES = frozenset(
-    {"view", "view_as", "as_strided", "as_strided_", "view_as_complex", "view_as_real", "_unsafe_view", "getattr"}
+    {"view", "view_as", "as_strided", "as_strided_", "view_as_complex", "view_as_real", "_unsafe_view"}
     | {"_reshape_alias", "stride", "is_contiguous", "set_", "resize_", "resize_as_", "data_ptr", "storage_offset"}
 )
 """Operators that fail, or tell something else, where strides are others."""
@@ -33,14 +33,18 @@ class Traits:
     """What one node asks of layouts.
 
     `operands`: those that flow (weights don't) and whose value has a layout, with the one that it had. `made`: that of
-    the result; None if the result has none. `strict`: operands keep the layout that they had. `bound`: no copy may
-    stand before it, for it is a view, or writes what it takes. `restores`: it is there for the layout alone.
+    the result; None if the result has none, and `several` says that it is a tuple of values. `strict`: operands keep
+    the layout that they had. `bound`: no copy may stand before it, for it is a view, or writes what it takes, which
+    `writes` says. `restores`: it is there for the layout alone. Nodes with one `key` compute the same from operands of
+    the same shapes and layouts.
     """
 
     operands: Mapping[fx.Node, Layout]
     made: Layout | None
+    several: bool
     strict: bool
     bound: bool
+    writes: bool
     restores: bool
     key: Hashable
 
@@ -85,13 +89,15 @@ def traits_of(module: nn.Module, graph: fx.Graph, sample: Sample) -> dict[fx.Nod
             taken = {memory_of(one) for operand in flowing.values() for one in tensors_in(operand)}
             writes = not taken.isdisjoint(watched.written)
             any_writes |= writes
-            is_view = any(memory_of(one) in taken for one in tensors_in(value))
+            is_view = node.op != "output" and any(memory_of(one) in taken for one in tensors_in(value))
             found[node] = Traits(
                 operands,
                 made,
+                isinstance(value, (tuple, list)),
                 _reads_strides(node, modules, watched.seen)
                 or any(one.ndim > 2 for each in (others if made is None else others[1:]) for one in tensors_in(each)),
                 is_view or writes,
+                writes,
                 _restores(node, modules),
                 _key(node, modules, flowing),
             )

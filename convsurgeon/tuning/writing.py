@@ -28,12 +28,14 @@ RULE = "layout"
 class Layouts:
     """What is chosen, by the names of nodes: the layout in which operators take their operands, and values are made.
 
-    `strict`: the operands, as (node, operand), that have to be laid out as they were, and how.
+    `strict`: the operands, as (node, operand), that have to be laid out as they were, and how. `writes`: something is
+    written in place, so that a value is copied where it is read, and not where it is made.
     """
 
     takes: Mapping[str, Layout]
     makes: Mapping[str, Layout]
     strict: Mapping[tuple[str, str], Layout]
+    writes: bool = False
 
 
 def write_layouts(module: ConvertedModule, layouts: Layouts) -> int:
@@ -54,7 +56,7 @@ class _Writer:
         self._layouts = layouts
         self._graph = module.graph
         self._aten = is_aten(module.graph)
-        self.copies: dict[tuple[fx.Node, Layout], fx.Node] = {}
+        self.copies: dict[tuple[fx.Node, Layout, fx.Node | None], fx.Node] = {}
 
     def takes(self, node: fx.Node) -> Layout | None:
         """The layout of a node's operands; that of what it was rewritten from, if it was."""
@@ -73,7 +75,7 @@ class _Writer:
             made = self._layouts.makes.get(operand.name)
             wanted = self._layouts.strict.get((node.name, operand.name), takes)
             if made is not None and wanted is not None and self._may_differ(node, operand, made, wanted):
-                node.replace_input_with(operand, self._copy(operand, wanted))
+                node.replace_input_with(operand, self._copy(operand, wanted, node))
         if takes == "last" and self._is_rewritten(node) and node.meta[ORIGIN].node == node.name:
             self._tell_strides(node)
 
@@ -89,7 +91,7 @@ class _Writer:
 
     def _relay(self, node: fx.Node) -> None:
         """What made a value contiguous makes it channels_last."""
-        node.target = aten.contiguous.default if self._aten else "contiguous"
+        node.target = "contiguous" if node.op == "call_method" else aten.contiguous.default
         node.kwargs = {"memory_format": torch.channels_last}
 
     def _tell_strides(self, value: fx.Node) -> None:
@@ -106,14 +108,15 @@ class _Writer:
         value.replace_all_uses_with(last)
         first.args = (value, [0, 2, 3, 1])
 
-    def _copy(self, value: fx.Node, layout: Layout) -> fx.Node:
-        if (value, layout) not in self.copies:
-            at = value.next
+    def _copy(self, value: fx.Node, layout: Layout, reader: fx.Node) -> fx.Node:
+        key = (value, layout, reader if self._layouts.writes else None)
+        if key not in self.copies:
+            at = reader if self._layouts.writes else value.next
             while at.op == "placeholder":
                 at = at.next
             with self._graph.inserting_before(at):
-                self.copies[value, layout] = self._written(value, layout)
-        return self.copies[value, layout]
+                self.copies[key] = self._written(value, layout)
+        return self.copies[key]
 
     def _written(self, value: fx.Node, layout: Layout) -> fx.Node:
         if layout == "plain":

@@ -31,7 +31,7 @@ def problems(draw: st.DrawFn) -> Problem:
         if kind == "its result if" and operator != value:
             problem.implied.append((value, operator))
         if form is None and draw(st.integers(0, 3)) == 0:
-            problem.costs[value] = draw(st.integers(1, 2))
+            problem.costs[value] = draw(st.sampled_from([-2, -1, 1, 2]))
         for operand in operands:
             problem.consumers.setdefault(operand, []).append(operator)
     free = [value for value in range(count) if value not in problem.fixed]
