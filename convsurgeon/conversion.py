@@ -21,7 +21,7 @@ from convsurgeon.errors import UnsupportedError
 from convsurgeon.exact import Notes, rewrite_parts, wanted_of
 from convsurgeon.exported import program_of
 from convsurgeon.files import write_text
-from convsurgeon.fitting import Fit
+from convsurgeon.fitting import Fit, require_closed
 from convsurgeon.folding import folded
 from convsurgeon.page import conversion_page
 from convsurgeon.parts import Part
@@ -237,6 +237,8 @@ def convert(
     aim = None if target is None else load_target(target)
     if aim is not None and not samples:
         raise ValueError("a target is given, and there is no sample to tell shapes by; give a sample")
+    if aim is not None and sample_inputs is None and request.program is not None:
+        require_closed(request.program, aim)
     if tune and not samples:
         raise ValueError("tune is asked for, and there is no sample to measure on; give a sample")
     if not samples and verify:

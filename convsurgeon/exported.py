@@ -154,6 +154,7 @@ class _Lifter:
         for spec in self._program.graph_signature.input_specs:
             before = old[spec.arg.name]
             new = self._graph.create_node("placeholder", before.target, name=spec.arg.name)
+            new.name = spec.arg.name  # torch.fx renames what Python has a name for, such as input
             new.meta = dict(before.meta)
             value = new.meta.get("val")
             if spec.kind in _STATE:

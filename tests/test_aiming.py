@@ -49,6 +49,15 @@ def test_every_accelerator_gets_what_fits_it_better_and_computes_the_same(target
     torch.testing.assert_close(conversion.module(other), model(other), rtol=1e-4, atol=1e-5)
 
 
+def test_a_length_that_is_open_is_asked_for() -> None:
+    dims = {"input": {2: torch.export.Dim("length", min=8, max=400)}}
+    program = torch.export.export(nn.Conv1d(1, 4, 3).eval(), (X[:1],), dynamic_shapes=dims)
+    with pytest.raises(ValueError, match=r"takes static shapes(.|\n)*axis 2 of input(.|\n)*give a sample"):
+        convsurgeon.convert(program, target="ethos-u55")
+    assert convsurgeon.convert(program, X[:1], target="ethos-u55").fit
+    assert convsurgeon.convert(program, target="generic-4d").fit
+
+
 def profile(folder: Path, limits: str) -> Path:
     path = folder / "mine.toml"
     path.write_text(

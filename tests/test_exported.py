@@ -83,6 +83,13 @@ def test_a_program_can_be_saved_and_decomposed() -> None:
     assert torch.ops.aten.convolution.default in names
 
 
+def test_an_input_may_have_a_name_of_pythons() -> None:
+    model, x = nn.Conv1d(4, 8, 3).eval(), torch.randn(1, 4, 16)
+    program = convsurgeon.convert(export(model, (x,))).exported_program
+    assert [spec.arg.name for spec in program.graph_signature.input_specs][-1] == "input"
+    torch.testing.assert_close(program.module()(x), model(x))
+
+
 def test_inputs_and_outputs_may_be_2d() -> None:
     program = exported(Model().eval())
     conversion = convsurgeon.convert(program, io="2d")

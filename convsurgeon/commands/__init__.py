@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from convsurgeon.commands.console import Code, bytes_bar, reporting, show
+from convsurgeon.targets import target_names
 from convsurgeon.weight_map import Direction
 
 app = typer.Typer(
@@ -45,6 +46,7 @@ Square = Annotated[bool, typer.Option("--square", help="strides and dilations eq
 Include = Annotated[list[str] | None, typer.Option(help="glob on module names: convert these only; may be repeated")]
 Exclude = Annotated[list[str] | None, typer.Option(help="glob on module names: keep these 1-D; may be repeated")]
 Trust = Annotated[bool, typer.Option("--trust", help="load pickled objects that aren't weights: this runs their code")]
+TARGETS = f"{', '.join(target_names())}, or the .toml file of a profile of your own"
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace what is there")]
 
@@ -78,7 +80,9 @@ def convert(
     exact: Annotated[
         list[str] | None, typer.Option(help="an exact rewrite, such as fold_stride or split_kernel:7; may be repeated")
     ] = None,
-    target: Annotated[str | None, typer.Option(help="an accelerator to rewrite for, or a profile of your own")] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", "-t", help=f"an accelerator to rewrite for, and to fit: {TARGETS}")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="with --target: fail where it doesn't fit")] = False,
     overwrite: Overwrite = False,
     trust: Trust = False,
@@ -151,9 +155,7 @@ def verify(
 @app.command()
 def fit(
     model: Model,
-    target: Annotated[
-        str, typer.Option("--target", "-t", help="the name of an accelerator, or the .toml file of a profile")
-    ],
+    target: Annotated[str, typer.Option("--target", "-t", help=TARGETS)],
     inputs: Inputs = None,
     convert: Annotated[bool, typer.Option("--convert", help="convert first, and fit the result")] = False,
     square: Square = False,
@@ -207,6 +209,17 @@ def rules(as_json: Json = False) -> None:
         show("", rules_listing(), as_json=True)
     else:
         rules_shown()
+
+
+@app.command()
+def targets(as_json: Json = False) -> None:
+    """List the accelerators that are known, how many limits each has, and what these rest on."""
+    from convsurgeon.commands.listing import targets_listing, targets_shown
+
+    if as_json:
+        show("", targets_listing(), as_json=True)
+    else:
+        targets_shown()
 
 
 @app.command()

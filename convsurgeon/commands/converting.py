@@ -66,8 +66,10 @@ def convert_to_folder(
         raise ValueError(
             f"{spec} gives no sample, and --to {form} takes one to export by; give --input, or --to safetensors"
         )
+    own = not inputs and given.sample_inputs is None  # a program's own example isn't a length that somebody asked for
     with working(f"converting {spec}"):
-        conversion = convsurgeon.convert(given.model, list(samples) or None, verify=bool(samples), **options)
+        sample = None if own else list(samples)
+        conversion = convsurgeon.convert(given.model, sample or None, verify=bool(samples), **options)
     if _is_empty(conversion.plan):
         return Done(
             Code.NOTHING_CONVERTED, f"{conversion}\n\nnothing was converted, and nothing written", conversion.to_json()

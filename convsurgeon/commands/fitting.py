@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import nn
+
 import convsurgeon
 from convsurgeon.commands.console import Code, working
 from convsurgeon.commands.converting import Done, samples_for
 from convsurgeon.commands.models import model_of
 from convsurgeon.errors import UnsupportedError
-from convsurgeon.fitting import fit
+from convsurgeon.fitting import fit, require_closed
 from convsurgeon.targets import load_target
 
 
@@ -26,16 +28,16 @@ def fit_of(
     profile = load_target(target)
     given = model_of(spec, trust=trust)
     model, samples = given.model, samples_for(given, inputs)
+    if not samples:
+        raise ValueError(f"there is nothing to run the model with: {spec} gives no sample; give --input")
+    if not inputs and given.sample_inputs is None and not isinstance(model, nn.Module):
+        require_closed(model, profile)  # a program's own example isn't a length that somebody asked for
     if convert:
-        if not samples:
-            raise ValueError(f"there is nothing to run the model with: {spec} gives no sample; give --input")
         with working(f"converting {spec}"):
             model = convsurgeon.convert(model, list(samples), square=square).module
-    elif not inputs and given.sample_inputs is None:
-        samples = ()  # a program's own example isn't a length that somebody asked for
     with working(f"fitting {spec}"):
         try:
-            found = fit(model, profile, list(samples) or None, strict=strict)
+            found = fit(model, profile, list(samples), strict=strict)
         except UnsupportedError as error:
             return Done(Code.DIFFERS, str(error), {"error": type(error).__name__, "message": str(error)})
     return Done(Code.DONE if found.fits else Code.DIFFERS, str(found), found.to_json())

@@ -26,7 +26,7 @@ from convsurgeon.rng import preserved_random_state
 from convsurgeon.samples import Sample, as_samples
 from convsurgeon.targets import Family, Limit, Target, load_target
 
-__all__ = ["MENDS", "Fit", "FittedOperator", "Mend", "Misfit", "Total", "Verdict", "fit"]
+__all__ = ["MENDS", "Fit", "FittedOperator", "Mend", "Misfit", "Total", "Verdict", "fit", "require_closed"]
 
 
 @paused_collector()
@@ -92,13 +92,22 @@ def _sample(module: nn.Module | ExportedProgram, target: Target, given: Any) -> 
         return samples[0]
     if not isinstance(module, ExportedProgram) or module.example_inputs is None:
         raise ValueError("there is nothing to run the model with: give sample_inputs; sizes are those of that run")
-    opened = _open_axes(module)
-    if target.static_shapes and opened:
+    require_closed(module, target)
+    return Sample(*module.example_inputs)
+
+
+def require_closed(program: ExportedProgram, target: Target) -> None:
+    """Refuse to take a program's own example for the length that it is to run at, where an accelerator needs one.
+
+    Raises:
+        ValueError: the accelerator takes static shapes, and the program leaves some open.
+    """
+    opened = _open_axes(program) if target.static_shapes else []
+    if opened:
         raise ValueError(
             f"{target.title} takes static shapes ({target.source}), and the program leaves open: {'; '.join(opened)}\n"
-            "  give sample_inputs of the length that it is to run at"
+            "  give a sample (in a shell: --input) of the length that it is to run at"
         )
-    return Sample(*module.example_inputs)
 
 
 def _open_axes(program: ExportedProgram) -> list[str]:

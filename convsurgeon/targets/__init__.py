@@ -94,4 +94,7 @@ def load_target(target: str | os.PathLike[str] | Target) -> Target:
         return read_target((resources.files(__name__) / f"{name}.toml").read_text(encoding="utf-8"), f"{name}.toml")
     if not name.endswith(".toml"):
         raise ValueError(f"target is {name!r}; known: {', '.join(target_names())}, or the path of a TOML file")
-    return read_target(Path(name).read_text(encoding="utf-8"), name)
+    try:
+        return read_target(Path(name).read_text(encoding="utf-8"), name)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name}: {error}; a profile is a TOML file") from error

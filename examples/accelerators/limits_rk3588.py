@@ -10,7 +10,8 @@ On 2026-11-25, rknn-toolkit2 2.5.0 on a PC made one operator of each that is wit
     rank 3: 2 Reshape on the CPU around each; the build of a linear resize fails
     convolutions of kernel 17: 2 Slice and 2 or 3 that are added; of stride 8: 2 Conv; of dilation 32: Gather, Conv
     transposed convolution of stride 3: exConvTransposePad on the CPU, Conv
-    maximum of kernel 8: 2 MaxPool, of a stride over the kernel: MaxPool, Conv; average of kernel 8: Conv, of stride 8: 2 Conv
+    maximum of kernel 8: 2 MaxPool, of a stride over the kernel: MaxPool, Conv
+    average of kernel 8: Conv, of stride 8: 2 Conv
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from torch import nn
 from typer.testing import CliRunner, Result
 
 from convsurgeon.commands import app
+from convsurgeon.targets import target_names
 
 MODELS = """
 import torch
@@ -81,8 +82,23 @@ def test_wrong_words() -> None:
     unknown = run("nets.py:with_sample", "-t", "ethos")
     assert unknown.exit_code == 2
     assert "known: ane, artpec-8" in unknown.stderr
-    assert run("nets.py:net", "-t", "generic-4d").exit_code == 2
-    assert run("nets.py:net", "-t", "generic-4d", "--convert").exit_code == 2
+    for more in ([], ["--convert"]):
+        bare = run("nets.py:net", "-t", "generic-4d", *more)
+        assert bare.exit_code == 2
+        assert "nets.py:net gives no sample; give --input" in bare.stderr
+
+
+def test_the_known_accelerators_are_listed() -> None:
+    shown = CliRunner().invoke(app, ["targets"])
+    assert shown.exit_code == 0
+    told = run("--help").stdout
+    found = json.loads(CliRunner().invoke(app, ["targets", "--json"]).stdout)
+    assert [one["name"] for one in found] == list(target_names())
+    for one in found:
+        assert one["name"] in shown.stdout
+        assert one["name"] in told
+        assert 0 <= one["confirmed"] <= one["limits"]
+        assert one["sources"]
 
 
 def test_a_program_with_an_open_length_asks_for_it(tmp_path: Path) -> None:
@@ -91,7 +107,12 @@ def test_a_program_with_an_open_length_asks_for_it(tmp_path: Path) -> None:
         nn.Sequential(nn.Conv1d(8, 8, 3)).eval(), (torch.randn(1, 8, 50),), dynamic_shapes=dims
     )
     torch.export.save(program, tmp_path / "net.pt2")
-    asked = run("net.pt2", "-t", "ethos-u55")
-    assert asked.exit_code == 2
-    assert "give sample_inputs of the length" in asked.stderr
+    convert = ["convert", "net.pt2", "-o", "out", "-t", "ethos-u55"]
+    for words in (["fit", "net.pt2", "-t", "ethos-u55"], ["fit", "net.pt2", "-t", "ethos-u55", "--convert"], convert):
+        asked = CliRunner().invoke(app, words)
+        assert asked.exit_code == 2
+        assert "axis 2 of input" in asked.stderr
+        assert "(in a shell: --input) of the length" in asked.stderr
     assert run("net.pt2", "-t", "ethos-u55", "--input", "1x8x20", "--convert").exit_code == 0
+    assert run("net.pt2", "-t", "generic-4d", "--convert").exit_code == 0
+    assert CliRunner().invoke(app, [*convert, "--input", "1x8x20"]).exit_code == 0

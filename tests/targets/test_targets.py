@@ -134,6 +134,12 @@ def test_an_unknown_target_lists_the_known_ones() -> None:
         load_target("absent.toml")
 
 
+def test_a_file_that_is_no_text_is_told_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"mine\.toml: .*a profile is a TOML file"):
+        load_target(tmp_path / "mine.toml")
+
+
 @pytest.mark.parametrize(
     ("bound", "taken", "refused", "said"),
     [
