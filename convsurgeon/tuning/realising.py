@@ -27,8 +27,8 @@ def realisations(
 ) -> Iterator[tuple[str, dict[Layout, Callable[[], torch.Tensor]]]]:
     """Each rewrite that applies to a convolution of the graph, and what computes it so in either layout.
 
-    Nothing for a convolution whose weights are computed, or that takes more than one value. A rewrite that fills up a
-    kernel with zeros isn't taken: training would fill them in.
+    Nothing for a convolution whose weights are computed, or that takes more than one value. In training
+    mode a rewrite that fills up a kernel with zeros, or repeats a bias, isn't taken: training would tell them apart.
     """
     axis = UnitAxis(module.unit_axis)
     for name in REALISATIONS:
@@ -38,7 +38,9 @@ def realisations(
             if alone is None:
                 return
             before = _weights(alone)
-            if not rewrite_exactly(alone, [name], axis.lower(value)).rewritten or _weights(alone) != before:
+            if not rewrite_exactly(alone, [name], axis.lower(value)).rewritten:
+                break
+            if module.training and _weights(alone) != before:
                 break
             if layout == "last":
                 write_layouts(alone, Layouts(dict.fromkeys((one.name for one in alone.graph.nodes), "last"), {}, {}))
