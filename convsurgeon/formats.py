@@ -42,12 +42,12 @@ def write_model(
     module = conversion.module
     if form == "safetensors":
         return _write_weights(module, path)
-    given = _given(module, sample)
+    given = sample_for(module, sample)
     if form == "tflite":
         run = write_litert(module, given, path)
         return _compared(module, run, given, "the runtime of LiteRT")
     fixed = form == "pte"
-    program = conversion.exported_program if conversion.program is not None else _exported(module, given, fixed=fixed)
+    program = conversion.exported_program if conversion.program is not None else program_for(module, given, fixed=fixed)
     if form == "pte":
         return _compared(module, write_executorch(program, path, partitioner), given, "the runtime of ExecuTorch")
     if form == "pt2":
@@ -86,7 +86,7 @@ def _write_weights(module: nn.Module, path: Path) -> str:
     return f"{len(tensors)} tensors"
 
 
-def _given(module: nn.Module, sample: Sample) -> Sample:
+def sample_for(module: nn.Module, sample: Sample) -> Sample:
     """The sample as the converted module takes it, without gaps: a GraphModule is exported by the place of keywords."""
     args, kwargs = sample.args, dict(sample.kwargs)
     if isinstance(module, ConvertedModule) and module.inputs_in_2d:
@@ -100,7 +100,7 @@ def _given(module: nn.Module, sample: Sample) -> Sample:
     return Sample(args, {name: bound.arguments[name] for name in named[: last + 1]})
 
 
-def _exported(module: nn.Module, given: Sample, *, fixed: bool) -> ExportedProgram:
+def program_for(module: nn.Module, given: Sample, *, fixed: bool) -> ExportedProgram:
     """The program, of open axes if it can be, else, or if it is to be `fixed`, of the sample's sizes.
 
     Raises:

@@ -101,7 +101,7 @@ def test_what_stood_there_stays_if_what_was_written_is_wrong(
 ) -> None:
     (tmp_path / "two.pt2").write_text("precious")
     other = torch.export.export(Two().eval(), (X,))
-    monkeypatch.setattr(formats, "_exported", lambda module, given, *, fixed: other)
+    monkeypatch.setattr(formats, "program_for", lambda module, given, *, fixed: other)
     with pytest.raises(EquivalenceError):
         conversion.export(tmp_path / "two.pt2")
     assert [p.name for p in tmp_path.iterdir()] == ["two.pt2"]

@@ -234,17 +234,24 @@ def bench(
     exclude: Exclude = None,
     capture: Capture = "auto",
     rounds: Annotated[int, typer.Option(help="how often each is timed, in turn", min=3)] = 20,
-    threads: Annotated[int | None, typer.Option(help="torch's threads", min=1)] = None,
-    compiled: Annotated[bool, typer.Option(help="time torch.compile of both as well")] = True,
+    threads: Annotated[int | None, typer.Option(help="torch's threads, and those of other tools", min=1)] = None,
+    dtype: Annotated[str | None, typer.Option(help="cast the model first: float32, bfloat16, float16")] = None,
+    compiled: Annotated[bool, typer.Option(help="time torch.compile of each as well")] = True,
+    runtimes: Annotated[bool, typer.Option(help="time onnxruntime and OpenVINO, if they are installed")] = True,
+    tune: Annotated[bool, typer.Option("--tune", help="tune the converted model, and time that too")] = False,
+    budget: Annotated[float, typer.Option(help="with --tune: for how many seconds", min=1)] = 45,
+    profile: Annotated[bool, typer.Option("--profile", help="tell where the time goes, by operator")] = False,
+    plot: Annotated[Path | None, typer.Option(help="draw a chart of how they compare, such as bench.png")] = None,
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Time the converted model against the original, in turn, eager and compiled."""
+    """Time the converted model against the original, in turn: eager, compiled, tuned, and by other tools."""
     options = _options(lift, io, unit_axis, square, include, exclude, capture)
     with reporting(as_json=as_json):
-        from convsurgeon.commands.benching import bench_of
+        from convsurgeon.commands.benching import Wanted, bench_of
 
-        done = bench_of(model, inputs or (), options, rounds, threads, compiled=compiled, trust=trust)
+        wanted = Wanted(rounds, threads, dtype, compiled, runtimes, budget if tune else None, profile, plot)
+        done = bench_of(model, inputs or (), options, wanted, trust=trust)
     show(done.text, done.data, as_json=as_json)
     raise typer.Exit(done.code)
 

@@ -309,17 +309,6 @@ def test_a_program_with_pickled_code_is_not_loaded(here: Path) -> None:
     assert run("plan", "cut.pt2").exit_code == 2
 
 
-def test_bench_times_both_in_turn(here: Path) -> None:
-    done = run("bench", "nets:with_sample", "--rounds", "3", "--no-compiled", "--threads", "1")
-    assert done.exit_code == 0, done.output
-    assert "x faster" in done.stdout
-    figures = data("bench", "nets:with_sample", "--rounds", "3", "--no-compiled")["figures"]
-    assert [one["name"] for one in figures] == ["original", "converted"]
-    assert figures[0]["speedup"] == 1.0
-    assert all(0 < one["least_s"] <= one["median_s"] <= one["most_s"] for one in figures)
-    assert all(one["peak_bytes"] >= 2 * 16 * 50 * 4 for one in figures)
-
-
 def test_rules_are_listed() -> None:
     assert "conv1d" in run("rules").stdout
     assert any("nn.Conv1d" in one["spellings"] for one in data("rules"))
