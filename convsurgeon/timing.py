@@ -94,5 +94,5 @@ def _ordered(names: list[K], at: int) -> list[K]:
 
 def finish() -> None:
     """Wait until what was started on an accelerator is done."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()
