@@ -1,0 +1,147 @@
+"""How fast published models are as they are, converted, tuned and compiled: in one process, in turn.
+
+PYTHONPATH=tests python tests/benchmarks/collection_speed.py [--tune] [--compiled] [--only NAME] [--plot speed.svg]
+
+Two sets: the models of tests/models/full_size.py, at sizes that they are used in, and the collection, whose models are
+so small that a forward is mostly Python. What is shown is the median, over the rounds, of the original's milliseconds
+and of how many times faster each variant is, with how far off that may be; then the geometric mean and the least of
+these over each set, and over what is depthwise-heavy in it: at least half of the convolutions with a kernel above 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import time
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from models.collection import COLLECTION, Architecture
+from models.full_size import FULL_SIZE, is_depthwise_heavy
+
+import convsurgeon
+from convsurgeon.commands.benching import DTYPES, Figures, Refused, Wanted, measured, variants
+from convsurgeon.commands.plotting import plot_ratios, require_plotting
+from convsurgeon.samples import Sample
+from convsurgeon.tuning.choice import Machine
+
+SETS: dict[str, Sequence[Architecture]] = {"full size": FULL_SIZE, "collection": COLLECTION}
+
+
+class Result:
+    """The figures of one model's variants; of one that isn't converted, why."""
+
+    def __init__(self, of: str, architecture: Architecture) -> None:
+        self.of, self.name = of, architecture.name
+        self.depthwise, self.reason = False, ""
+        self.found: dict[str, Figures] = {}
+
+
+def timed(of: str, architecture: Architecture, wanted: Wanted) -> Result:
+    """Convert a model, tune it if that is wanted, and time all there is of it."""
+    result = Result(of, architecture)
+    torch.manual_seed(0)
+    dtype = DTYPES[wanted.dtype or "float32"]
+    model = architecture.build().eval().to(dtype)
+    sample = Sample((), architecture.sample).map(lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf)
+    result.depthwise = is_depthwise_heavy(model)
+    try:
+        conversion = convsurgeon.convert(model, sample)
+        modules = {"original": model, "converted": conversion.module}
+        if wanted.tune_s is not None:
+            modules["tuned"] = convsurgeon.tune(conversion, budget_s=wanted.tune_s).module
+        found = measured(variants(modules, sample, wanted), rounds_for(model, sample, wanted.rounds))
+    except Exception as error:  # the models are other people's; one that fails is told, and the others are timed
+        result.reason = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
+        return result
+    result.found = {one.name: one for one in found if isinstance(one, Figures)}
+    result.reason = "; ".join(f"{one.name}: {one.reason}" for one in found if isinstance(one, Refused))
+    torch._dynamo.reset()
+    return result
+
+
+def rounds_for(model: torch.nn.Module, sample: Sample, least: int) -> int:
+    """More rounds of what is short: as many forwards as take two seconds, up to two hundred."""
+    with torch.no_grad():
+        model(**sample.kwargs)
+        start = time.perf_counter()
+        model(**sample.kwargs)
+    return max(least, min(200, int(2.0 / (time.perf_counter() - start))))
+
+
+def names_of(wanted: Wanted) -> list[str]:
+    """The variants besides the original, in order."""
+    plain = ["original", "converted", *(["tuned"] if wanted.tune_s is not None else [])]
+    tools = [f"{name}, compiled" for name in plain] if wanted.compiled else []
+    return [*plain[1:], *tools]
+
+
+def row(result: Result, names: Iterable[str]) -> str:
+    """One line of the table: milliseconds of the original, then the ratios of the others."""
+    line = f"{result.name[:34]:34} {'d' if result.depthwise else ' '}"
+    if not result.found:
+        return f"{line} {result.reason}"
+    line += f"{1000 * result.found['original'].median_s:10.2f}"
+    for name in names:
+        one = result.found.get(name)
+        line += " " * 20 if one is None else f"{f'{one.speedup:.2f} +- {one.noise:.2f}':>20}"
+    return f"{line}  {result.reason}".rstrip()
+
+
+def summary(results: Sequence[Result], names: Iterable[str]) -> Iterable[str]:
+    """The geometric mean and the least ratio of each variant, over each set and what is depthwise-heavy in it."""
+    for of in SETS:
+        for depthwise in (False, True):
+            several = [one for one in results if one.of == of and one.found and one.depthwise >= depthwise]
+            for name in names:
+                ratios = {one.name: one.found[name].speedup for one in several if name in one.found}
+                if ratios:
+                    least = min(ratios, key=lambda one: ratios[one])
+                    which = f"{of}{', depthwise-heavy' if depthwise else ''}: {name}"
+                    mean = statistics.geometric_mean(ratios.values())
+                    yield f"{which:48} {len(ratios):3} models, mean {mean:.3f}, least {ratios[least]:.3f} ({least})"
+
+
+def main() -> None:
+    """Measure, print each model as it is done, and then the means."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1, help="torch's threads (default: 1)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--rounds", type=int, default=15, help="how often each is timed at least (default: 15)")
+    parser.add_argument("--compiled", action="store_true", help="torch.compile each as well, which takes minutes")
+    parser.add_argument("--tune", action="store_true", help="tune each converted model as well")
+    parser.add_argument("--budget", type=float, default=45.0, help="seconds for tuning one model (default: 45)")
+    parser.add_argument("--set", choices=SETS, action="append", help="one set alone")
+    parser.add_argument("--only", metavar="NAME", action="append", help="one model alone; may be repeated")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios, such as speed.svg")
+    options = parser.parse_args()
+    if options.plot is not None:
+        require_plotting(options.plot)
+    warnings.simplefilter("ignore")  # what the packages warn of is theirs
+    torch.set_num_threads(options.threads)
+    tune_s = options.budget if options.tune else None
+    wanted = Wanted(options.rounds, None, options.dtype, options.compiled, runtimes=False, tune_s=tune_s)
+    names, results, started = names_of(wanted), [], time.perf_counter()
+    here = f"{Machine.here(torch.nn.Identity(), Sample((torch.empty(1, dtype=DTYPES[options.dtype]),)))}"
+    print(f"{here}, at least {options.rounds} rounds in turn")
+    for of in options.set or SETS:
+        chosen = [one for one in SETS[of] if options.only is None or one.name in options.only]
+        if chosen:
+            print(f"\n{of:36}{'original ms':>11}" + "".join(f"{name:>20}" for name in names))
+        for architecture in chosen:
+            results.append(timed(of, architecture, wanted))
+            print(row(results[-1], names), flush=True)
+            gc.collect()
+    print(f"\nafter {time.perf_counter() - started:.0f} s, of how many times faster than the original:")
+    print("\n".join(summary(results, names)))
+    shown = [one for one in results if one.found]
+    if options.plot is not None and shown:
+        ratios = {name: [one.found[name].speedup if name in one.found else None for one in shown] for name in names}
+        plot_ratios(options.plot, here, [one.name for one in shown], ratios)
+
+
+if __name__ == "__main__":
+    main()
