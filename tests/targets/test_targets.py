@@ -57,7 +57,8 @@ def test_every_limit_that_is_shipped_has_a_source_and_a_date(name: str) -> None:
     assert target.name == name
     assert target.title
     assert target.limits
-    for source in (target.source, *(limit.source for limit in target.limits)):
+    layout = () if target.channels_last is None else (target.channels_last,)
+    for source in (target.source, *layout, *(limit.source for limit in (*target.limits, *target.preferences))):
         assert source.document
         assert datetime.date(2020, 1, 1) < source.date < datetime.date(2100, 1, 1)
         assert str(source.date) in str(source)
@@ -75,6 +76,22 @@ def test_a_profile_of_ones_own(tmp_path: Path) -> None:
     assert (found.limits[0].confirmed, found.limits[1].confirmed) == (None, source)
     assert found.source.section == "2.1"
     assert [limit.quantity for limit in found.limits_of("linear")] == ["rank", "dtype"]
+
+
+def test_preferences_and_layout_are_read_and_checked_as_limits_are() -> None:
+    more = '[[preferences]]\noperators = ["max_pool"]\nquantity = "stride"\nmax = 2\nsource = "guide"\n'
+    layout = '[channels_last]\nsource = "guide"\nsection = "2.2"\n'
+    found = read_target(GOOD + more + layout, "mine.toml")
+    assert [str(one.bound) for one in found.preferences_of("max_pool")] == ["at most 2"]
+    assert not found.preferences_of("convolution")
+    assert found.channels_last is not None
+    assert found.channels_last.section == "2.2"
+    assert read_target(GOOD, "mine.toml").channels_last is None
+    line = len(GOOD.splitlines()) + 4
+    with pytest.raises(ValueError, match=rf"mine.toml:{line}: \[preferences\] has 'maximum'"):
+        read_target(GOOD + more.replace("max =", "maximum ="), "mine.toml")
+    with pytest.raises(ValueError, match="channels_last is True; accepted: a table"):
+        read_target("channels_last = true\n" + GOOD, "mine.toml")
 
 
 def test_the_example_of_the_documentation_is_a_profile() -> None:
