@@ -14,7 +14,6 @@ from torch.fx.proxy import GraphAppendingTracer
 
 from convsurgeon.exact.reader import Reader
 from convsurgeon.exact.sites import Convolution
-from convsurgeon.spellings import is_aten
 
 aten = torch.ops.aten
 
@@ -96,7 +95,7 @@ class NodeWriter:
         self.frozen = False
         self.module = module
         self._graph = module.graph
-        self._spelled = _ATEN if is_aten(module.graph) else _TORCH
+        self._spelled = _ATEN if reader.is_aten else _TORCH
 
     # -- lengths
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from convsurgeon.collector import paused_collector
 from convsurgeon.converted import ConvertedModule
 from convsurgeon.exact.base import REWRITES, Cost, Left, Notes, Rewritten, Wanted
 from convsurgeon.exact.nodes import Memory
@@ -28,7 +29,7 @@ _ORDER = (
     *("fold_batch_norm", "merge_padding", "fix_pool", "linear_as_convolution"),
     *("crop_padding", "transposed_as_convolution", "ungroup_dense", "ungroup_split"),
     *("fold_dilation", "fold_into_channels", "fold_stride", "split_kernel"),
-    *("split_pool_stride", "split_pool", "separate_padding"),
+    *("split_pool_stride", "split_pool", "convolution_as_product", "separate_padding"),
 )
 """The order in which rewrites are done, however they are asked for: makers of sites before their readers."""
 
@@ -44,6 +45,7 @@ _ANY_LAYOUT = frozenset(
 """Rules of operators that compute the same from whatever layout, into a layout of their own."""
 
 
+@paused_collector()
 def rewrite_exactly(
     module: ConvertedModule, names: Sequence[str], sample: Any, *, select: Sequence[str] = ("*",)
 ) -> Notes:

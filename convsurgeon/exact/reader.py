@@ -18,6 +18,7 @@ from convsurgeon.exact.shapes import Shapes
 from convsurgeon.exact.sites import Convolution, Held, Linear, Norm, Pool, Site, Spelled
 from convsurgeon.origin import ORIGIN
 from convsurgeon.rules.base import Refusal
+from convsurgeon.spellings import is_aten
 
 _OPERATORS: dict[type[Site], frozenset[str]] = {
     Convolution: frozenset({"conv", "conv_transpose", "convolution"}),
@@ -33,6 +34,7 @@ class Reader:
     def __init__(self, module: ConvertedModule, shapes: Shapes) -> None:
         self.module = module
         self.axis = UnitAxis(module.unit_axis)
+        self.is_aten = is_aten(module.graph)
         self._shapes = shapes
         self._modules = modules_of(module)
         self._paths: dict[int, str] = {id(one): path for path, one in reversed(list(self._modules.items()))}

@@ -10,11 +10,10 @@ import torch
 from torch import fx
 
 from convsurgeon.capture import fetch
-from convsurgeon.cloning import clone_module, share_parameters
 from convsurgeon.converted import ConvertedModule
 from convsurgeon.exact.base import Cost
 from convsurgeon.guard import WriteGuard
-from convsurgeon.observe import GraphRun
+from convsurgeon.own_run import OwnRun
 from convsurgeon.rng import preserved_random_state
 from convsurgeon.samples import Sample
 from convsurgeon.spellings import operator_name
@@ -35,12 +34,11 @@ _VIEWS = ("reshape", "unsqueeze", "squeeze", "transpose", "permute", "getitem", 
 
 
 def shapes_of(module: ConvertedModule, sample: Sample) -> Shapes:
-    """The shapes of the tensor values of one run, on a clone; nothing that can be seen changes."""
-    clone = clone_module(module, share_parameters)
+    """The shapes of the tensor values of one run, on clones; nothing that can be seen changes."""
     inputs = sample.map(lambda tensor: tensor.detach().clone())
     args, kwargs = module.inputs_2d(*inputs.args, **inputs.kwargs)
-    with preserved_random_state(), torch.no_grad(), WriteGuard(clone):
-        run = GraphRun(clone, module.graph, Sample(args, kwargs))
+    with preserved_random_state(), torch.no_grad(), WriteGuard(module):
+        run = OwnRun(module, Sample(args, kwargs))
         return {
             node: Shape(tuple(value.shape), value.numel() * value.element_size())
             for node, value in run.steps()
@@ -64,8 +62,9 @@ def cost_of(module: ConvertedModule, nodes: Iterable[fx.Node], shapes: Shapes) -
             weight = max(tensors, key=lambda tensor: tensor.ndim)
             size = shapes[node.all_input_nodes[0]].size if transposed else shapes[node].size
             macs += prod(size) * weight.numel() // weight.shape[0]
-        elif name.lower() == "linear":
-            macs += prod(shapes[node].size) * max(tensors, key=lambda tensor: tensor.ndim).shape[1]
+        elif name.lower() in ("linear", "bmm", "baddbmm"):
+            rows = shapes[node.all_input_nodes[name == "baddbmm"]]
+            macs += prod(shapes[node].size) * rows.size[-1]
     return Cost(macs, nbytes)
 
 

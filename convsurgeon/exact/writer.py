@@ -164,9 +164,28 @@ def _layer_of(numbers: Numbers, weight: torch.Tensor, biased: bool) -> nn.Module
         "device": "meta",
     }
     kernel = tuple(weight.shape[2:])
+    layer: nn.Module
     if numbers.transposed:
-        return nn.ConvTranspose2d(inputs, outputs, kernel, output_padding=numbers.output_padding, **given)  # type: ignore[arg-type]
-    return nn.Conv2d(inputs, outputs, kernel, **given)  # type: ignore[arg-type]
+        layer = _UnfilledTransposed(inputs, outputs, kernel, output_padding=numbers.output_padding, **given)  # type: ignore[arg-type]
+        layer.__class__ = nn.ConvTranspose2d  # type: ignore[assignment]  # its own class but for how it was made
+    else:
+        layer = _Unfilled(inputs, outputs, kernel, **given)  # type: ignore[arg-type]
+        layer.__class__ = nn.Conv2d  # type: ignore[assignment]
+    return layer
+
+
+class _Unfilled(nn.Conv2d):
+    """Leaves its weights as they are made: drawing numbers for what is replaced takes most of the time."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+class _UnfilledTransposed(nn.ConvTranspose2d):
+    """The same, transposed."""
+
+    def reset_parameters(self) -> None:
+        pass
 
 
 def _arguments(spelled: str, numbers: Numbers) -> tuple[Any, ...]:

@@ -9,9 +9,8 @@ import torch
 from torch import fx, nn
 from torch.overrides import TorchFunctionMode
 
-from convsurgeon.cloning import clone_module, copied, share_parameters
 from convsurgeon.fitting.recording import Recorder
-from convsurgeon.observe import GraphRun
+from convsurgeon.own_run import OwnRun, is_plain, weights_of
 from convsurgeon.samples import Sample
 from convsurgeon.spellings import module_of
 
@@ -48,21 +47,15 @@ class Calls(TorchFunctionMode):
         self._recorder.begin(self._paths[-1], self._paths[-1])
 
 
-class RecordedRun(GraphRun):
-    """Runs a graph node by node, each a unit; a node that calls a module with parts of its own is told by these.
-
-    The modules and tensors that it runs on are clones of those that the graph reads: cloning the whole tree of a large
-    converted model takes longer than running it.
-    """
+class RecordedRun(OwnRun):
+    """Runs a graph node by node, each a unit; a node that calls a module with parts of its own is told by these."""
 
     def __init__(self, root: fx.GraphModule, sample: Sample, recorder: Recorder) -> None:
-        super().__init__(root, root.graph, sample)
+        super().__init__(root, sample)
         self._recorder = recorder
         self._calls = Calls(recorder)
-        self._own: dict[str, Any] = {}
-        for node in root.graph.nodes:
-            if node.op in ("call_module", "get_attr") and node.target not in self._own:
-                self._own[node.target] = self._cloned(super().fetch_attr(node.target))
+        for one in self.own.values():
+            recorder.hold(weights_of(one))
 
     def run_through(self) -> None:
         """Run every node."""
@@ -73,45 +66,10 @@ class RecordedRun(GraphRun):
         self._recorder.begin(n.name, module_of(n))
         return super().fetch_args_kwargs_from_env(n)
 
-    def fetch_attr(self, target: str) -> Any:
-        return self._own[target]
-
-    def _cloned(self, value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            value = value if isinstance(value, nn.Parameter) else copied(value)
-            self._recorder.hold((value,))
-        elif isinstance(value, nn.Module) and _is_plain(value):
-            value = _plain_clone(value)
-            self._recorder.hold(
-                one for one in (*value._parameters.values(), *value._buffers.values()) if one is not None
-            )
-        elif isinstance(value, nn.Module):
-            value = clone_module(value, share_parameters)
-            self._recorder.hold((*value.parameters(), *value.buffers()))
-        return value
-
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        module = self.fetch_attr(target)
-        if _is_plain(module):
+        module = self.own[target]
+        if is_plain(module):
             return module(*args, **kwargs)
         with self._calls:
             self._calls.follow(target, module)
             return module(*args, **kwargs)
-
-
-def _is_plain(module: nn.Module) -> bool:
-    """Whether it is one of torch's own layers, without parts or hooks: its forward keeps nothing but buffers."""
-    return (
-        type(module).__module__.startswith("torch.nn.modules.")
-        and not module._modules
-        and not module._forward_pre_hooks
-        and not module._forward_hooks
-    )
-
-
-def _plain_clone(module: nn.Module) -> nn.Module:
-    """A layer of its own with the same parameters, and copies of the buffers."""
-    clone = object.__new__(type(module))
-    buffers = {name: None if one is None else copied(one) for name, one in module._buffers.items()}
-    clone.__dict__.update(module.__dict__, _buffers=buffers)
-    return clone
