@@ -18,8 +18,9 @@ Measure = Callable[[str], Sequence[Any]]
 class Source:
     """Where a limit is written.
 
-    `kind`: documented by the vendor, inferred from what is documented, printed by a tool, measured (which shows what was
-    tried and nothing more), reported by users, or a convention of this package. `date`: when it was read or measured.
+    `kind`: documented by the vendor, inferred from what is documented, printed by a tool, measured (which shows what
+    was tried and nothing more), reported by users, or a convention of this package. `date`: when it was read or
+    measured.
     """
 
     document: str
