@@ -1,6 +1,18 @@
 """Exact rewrites of converted graphs, which fit them to what a target can compute; one family a file."""
 
-from convsurgeon.exact import channels, dilation, groups, kernels, linear, norm, padding, pooling, stride, transposed
+from convsurgeon.exact import (
+    channels,
+    dilation,
+    groups,
+    kernels,
+    linear,
+    norm,
+    padding,
+    pooling,
+    products,
+    stride,
+    transposed,
+)
 from convsurgeon.exact.base import REWRITES, Cost, Left, Notes, Rewrite, Rewritten, Wanted
 from convsurgeon.exact.passes import rewrite_exactly, rewrite_parts, wanted_of
 
@@ -20,6 +32,7 @@ __all__ = [
     "norm",
     "padding",
     "pooling",
+    "products",
     "rewrite_exactly",
     "rewrite_parts",
     "stride",

@@ -1,4 +1,4 @@
-"""Groups, as one dense kernel, or as convolutions of their own."""
+"""Groups: as one dense kernel, as convolutions of their own, or as many as there are results."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from convsurgeon.exact.base import rewrite
 from convsurgeon.exact.sites import Convolution
 from convsurgeon.exact.writer import Writer
 from convsurgeon.rules.base import Refusal
+from convsurgeon.spellings import is_aten
 
 
 @rewrite("ungroup_dense", reads=Convolution)
@@ -53,3 +54,21 @@ def ungroup_split(conv: Convolution, write: Writer) -> fx.Node | Refusal | None:
         own = write.channels(conv.input, part * width, (part + 1) * width)
         results.append(write.same(conv, own, weight=weight, bias=bias, groups=1, part=part))
     return write.cat(results)
+
+
+@rewrite("repeat_inputs", reads=Convolution)
+def repeat_inputs(conv: Convolution, write: Writer) -> fx.Node | Refusal | None:
+    """A convolution of m results for each channel is a depthwise one over channels that are repeated m times.
+
+    The weight stays as it is. Kernels for one result a channel are fast where those for several are not: torch's on the
+    CPU, in channels_last.
+
+    Limits: each group has one channel; not transposed; it isn't asked for a size.
+    """
+    inputs, outputs = conv.channels
+    if conv.transposed or conv.groups == 1 or conv.groups != inputs or outputs == inputs:
+        return None
+    if conv.resized:
+        return Refusal("it is asked for a size of its result")
+    spelled = torch.ops.aten.repeat_interleave.self_int if is_aten(write.module.graph) else torch.repeat_interleave
+    return write.same(conv, write.call(spelled, conv.input, outputs // inputs, -3), groups=outputs)

@@ -27,7 +27,7 @@ from convsurgeon.spellings import module_of
 
 _ORDER = (
     *("fold_batch_norm", "merge_padding", "fix_pool", "linear_as_convolution"),
-    *("crop_padding", "transposed_as_convolution", "ungroup_dense", "ungroup_split"),
+    *("crop_padding", "transposed_as_convolution", "ungroup_dense", "ungroup_split", "repeat_inputs"),
     *("fold_dilation", "fold_into_channels", "fold_stride", "split_kernel"),
     *("split_pool_stride", "split_pool", "convolution_as_product", "separate_padding"),
 )

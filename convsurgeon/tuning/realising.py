@@ -18,7 +18,9 @@ from convsurgeon.origin import ORIGIN, Origin
 from convsurgeon.tuning.layouts import LAYOUTS, Layout, laid_out
 from convsurgeon.tuning.writing import Layouts, write_layouts
 
-REALISATIONS = ("fold_dilation", "fold_stride", "transposed_as_convolution")
+REALISATIONS = (
+    *("transposed_as_convolution", "repeat_inputs", "fold_dilation", "fold_stride", "convolution_as_product"),
+)
 """The exact rewrites that may make a convolution faster, and never slower than it is where they aren't taken."""
 
 

@@ -18,7 +18,7 @@ from convsurgeon.rng import preserved_random_state
 from convsurgeon.samples import Sample
 from convsurgeon.spellings import operator_name
 from convsurgeon.timing import timed_in_turn
-from convsurgeon.tuning.layouts import LAYOUTS, Layout, copied, laid_out
+from convsurgeon.tuning.layouts import LAYOUTS, Layout, copied, laid_out, layout_of
 from convsurgeon.tuning.traits import Traits, form_of, made_layout, tensors_in
 
 _LEAST_S, _MOST_S = 0.004, 0.25
@@ -70,8 +70,8 @@ class Clock:
         return self.spent > self.budget_s
 
     def share(self, parts: int) -> float:
-        """The seconds for one of so many operators: half of all, since what comes after takes time too."""
-        return min(max(0.5 * self.budget_s / max(parts, 1), _LEAST_S), _MOST_S)
+        """The seconds for one of so many operators: a part of all, since what comes after takes time too."""
+        return min(max(0.4 * self.budget_s / max(parts, 1), _LEAST_S), _MOST_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +107,10 @@ def survey(met: Met, traits: Traits, rewritten: Realisations, budget_s: float) -
     if traits.bound and not traits.writes:
         return Surveyed.as_it_is(makes)
     for name, ways in rewritten:
-        if all(made_layout(call(), "2d") in (makes[layout], "plain") for layout, call in ways.items()):
-            calls |= {(name, layout): call for layout, call in ways.items()}
+        for layout, call in ways.items():
+            found = call()
+            if layout_of(found) in (makes[layout], None):
+                calls[name, layout] = call
     timed = timed_in_turn(calls, itertools.count(), budget_s=budget_s)
     seen = next(iter(traits.operands.values()))
     return _chosen({key: one.least for key, one in timed.items()}, makes, seen)
@@ -136,7 +138,7 @@ def _chosen(seconds: Mapping[tuple[str, Layout], float], makes: Makes, seen: Lay
     best, ways = dict(tried[""]), dict.fromkeys(LAYOUTS, "")
     for name, each in tried.items():
         for layout in LAYOUTS:
-            if each[layout] * _TOLD_APART < best[layout]:
+            if each.get(layout, float("inf")) * _TOLD_APART < best[layout]:
                 best[layout], ways[layout] = each[layout], name
     if max(best.values()) < _TOLD_APART * min(best.values()):
         best = dict.fromkeys(LAYOUTS, best[seen])

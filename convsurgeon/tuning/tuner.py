@@ -220,7 +220,7 @@ class _Tuner:
     def _compared(self, module: nn.Module) -> tuple[Ratio, tuple[float, float]]:
         """How many times faster another module is than the converted one, and the seconds of both."""
         calls = {"before": self._call(self._module), "after": self._call(module)}
-        timed = timed_in_turn(calls, itertools.count(), budget_s=max(0.15 * self._clock.budget_s, 0.5))
+        timed = timed_in_turn(calls, itertools.count(), budget_s=max(0.25 * self._clock.budget_s, 0.5))
         self._tell()
         return Ratio.of(timed["before"], timed["after"]), (timed["before"].median, timed["after"].median)
 

@@ -94,7 +94,7 @@ def test_a_program_whose_weights_are_baked_is_exported_anew() -> None:
 @pytest.mark.parametrize(
     ("exact", "error", "message"),
     [
-        (["fold_strides"], ValueError, "exact names 'fold_strides'; known: crop_padding"),
+        (["fold_strides"], ValueError, "exact names 'fold_strides'; known: convolution_as_product"),
         ("fold_stride", TypeError, r"give a list of names, \['fold_stride'\]"),
     ],
 )

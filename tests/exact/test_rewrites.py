@@ -115,6 +115,45 @@ def test_fold_into_channels_takes_pointwise_operators_along(capture: Any, kind: 
     assert torch.export.export(module, (wide(2, 1, 60),)).module()(wide(2, 1, 60)).shape[0] == 2
 
 
+@given(convolutions(strides=4, dilations=3, same=True), AXES, st.sampled_from(["trace", "export"]))
+@settings(max_examples=80)
+def test_convolution_as_product(drawn: Drawn, unit_axis: Any, capture: str) -> None:
+    model, x = drawn
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    module, notes = rewritten(
+        model,
+        x,
+        ["convolution_as_product"],
+        lengths=ODD if capture == "trace" else (),
+        unit_axis=unit_axis,
+        capture=capture,
+    )
+    assert done(notes) == ["convolution_as_product"] * (x.ndim == 3)
+    assert ("no batch" in reasons(notes)) == (x.ndim == 2)
+    assert not notes.baked
+    module.load_state_dict(before)
+    assert not any("conv" in str(node.target) for node in module.graph.nodes) or x.ndim == 2  # type: ignore[union-attr]
+
+
+@CAPTURES
+@given(st.integers(1, 4), st.integers(2, 4), st.integers(1, 5), st.integers(1, 3), st.booleans(), AXES)
+@settings(max_examples=20)
+def test_repeat_inputs(
+    capture: str, channels: int, times: int, taps: int, stride: int, bias: bool, unit_axis: Any
+) -> None:
+    layer = nn.Conv1d(channels, channels * times, taps, stride, 1, groups=channels, bias=bias, dtype=torch.float64)
+    model = nn.Sequential(layer, nn.Tanh())
+    for x in (wide(2, channels, 20), wide(channels, 20)):
+        module, notes = rewritten(
+            model, x, ["repeat_inputs"], unit_axis=unit_axis, capture=capture, lengths=ODD if capture == "trace" else ()
+        )
+        assert done(notes) == ["repeat_inputs"] * (channels > 1)
+        assert not notes.left
+        assert not notes.baked
+        groups = {one.groups for one in module.modules() if isinstance(one, nn.Conv2d)}
+        assert groups <= {channels * times if channels > 1 else 1}
+
+
 @given(convolutions(dilations=5, same=True), AXES)
 @settings(max_examples=60)
 def test_fold_dilation(drawn: Drawn, unit_axis: Any) -> None:
