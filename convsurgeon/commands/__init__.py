@@ -45,6 +45,7 @@ Capture = Annotated[str, typer.Option(help="auto, trace, export or islands")]
 Square = Annotated[bool, typer.Option("--square", help="strides and dilations equal on both axes")]
 Include = Annotated[list[str] | None, typer.Option(help="glob on module names: convert these only; may be repeated")]
 Exclude = Annotated[list[str] | None, typer.Option(help="glob on module names: keep these 1-D; may be repeated")]
+Budget = Annotated[float, typer.Option(help="with --tune: for how many seconds", min=1)]
 Trust = Annotated[bool, typer.Option("--trust", help="load pickled objects that aren't weights: this runs their code")]
 TARGETS = f"{', '.join(target_names())}, or the .toml file of a profile of your own"
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
@@ -84,6 +85,12 @@ def convert(
         str | None, typer.Option("--target", "-t", help=f"an accelerator to rewrite for, and to fit: {TARGETS}")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="with --target: fail where it doesn't fit")] = False,
+    tune: Annotated[bool, typer.Option("--tune", help="make it faster on this machine, by measurement")] = False,
+    choice: Annotated[
+        Path | None, typer.Option(help="a tuning.json: tune by what it chose on this machine, without measuring")
+    ] = None,
+    budget: Budget = 45,
+    threads: Annotated[int | None, typer.Option(help="torch's threads to tune for", min=1)] = None,
     overwrite: Overwrite = False,
     trust: Trust = False,
     as_json: Json = False,
@@ -100,6 +107,7 @@ def convert(
             inputs or (),
             checkpoint,
             {**options, "fold": fold, "exact": tuple(exact or ()), "target": target, "strict": strict},
+            {"choice": choice, "budget_s": budget, "threads": threads} if tune or choice is not None else None,
             overwrite=overwrite,
             trust=trust,
         )
@@ -239,7 +247,7 @@ def bench(
     compiled: Annotated[bool, typer.Option(help="time torch.compile of each as well")] = True,
     runtimes: Annotated[bool, typer.Option(help="time onnxruntime and OpenVINO, if they are installed")] = True,
     tune: Annotated[bool, typer.Option("--tune", help="tune the converted model, and time that too")] = False,
-    budget: Annotated[float, typer.Option(help="with --tune: for how many seconds", min=1)] = 45,
+    budget: Budget = 45,
     profile: Annotated[bool, typer.Option("--profile", help="tell where the time goes, by operator")] = False,
     plot: Annotated[Path | None, typer.Option(help="draw a chart of how they compare, such as bench.png")] = None,
     trust: Trust = False,

@@ -13,7 +13,7 @@ from torch import nn
 import convsurgeon
 from convsurgeon.checkpoints.loading import load_weights
 from convsurgeon.checkpoints.location import Location, new_folder, require_apart, require_free
-from convsurgeon.commands.console import Code, json_text, working
+from convsurgeon.commands.console import Code, json_text, share_bar, working
 from convsurgeon.commands.inputs import sample_of
 from convsurgeon.commands.models import Given, model_of
 from convsurgeon.conversion import Conversion
@@ -39,12 +39,14 @@ def convert_to_folder(
     inputs: Sequence[str],
     checkpoint: str | None,
     options: Mapping[str, Any],
+    tuning: Mapping[str, Any] | None,
     *,
     overwrite: bool,
     trust: bool,
 ) -> Done:
     """Convert, prove, and write a folder: the model, ``weight_map.json``, ``report.txt``, ``.json`` and ``.html``.
 
+    With the options of `convsurgeon.tune` as `tuning`, the model is tuned, and what was chosen is in ``tuning.json``.
     Nothing is written where nothing was converted.
 
     Raises:
@@ -74,6 +76,9 @@ def convert_to_folder(
         return Done(
             Code.NOTHING_CONVERTED, f"{conversion}\n\nnothing was converted, and nothing written", conversion.to_json()
         )
+    if tuning is not None:
+        with share_bar(f"tuning {spec}") as tell:
+            conversion = convsurgeon.tune(conversion, list(samples), progress=tell, **tuning)
     with working(f"writing {output}"), new_folder(target, overwrite=overwrite) as folder:
         written, checked = _write(conversion, samples, form, Path(folder.path))
     data = {"written": [str(output / name) for name in written], "checked": checked, **conversion.to_json()}
@@ -88,7 +93,11 @@ def _write(conversion: Conversion, samples: Sequence[Sample], form: Any, folder:
     (folder / "report.txt").write_text(f"{conversion}\n", encoding="utf-8")
     (folder / "report.json").write_text(json_text(conversion.to_json()), encoding="utf-8")
     conversion.to_html(folder / "report.html")
-    return [model, "weight_map.json", "report.txt", "report.json", "report.html"], checked
+    written = [model, "weight_map.json", "report.txt", "report.json", "report.html"]
+    if conversion.tuning is not None and conversion.tuning.taken:
+        conversion.tuning.save(folder / "tuning.json")
+        written.append("tuning.json")
+    return written, checked
 
 
 def plan_of(spec: str, inputs: Sequence[str], options: Mapping[str, Any], *, trust: bool) -> Done:

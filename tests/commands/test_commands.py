@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support import Runs
+from tuning.chance import clock, for_last
 from typer.testing import CliRunner, Result
 
 import convsurgeon
@@ -118,6 +119,22 @@ def test_convert_writes_model_map_and_report(here: Path) -> None:
     assert run("verify", "nets.py:with_sample", "out/model.pt2", "-i", "2x8x50").exit_code == 0
     program = torch.export.load(str(here / "out/model.pt2")).module()
     assert program(torch.randn(3, 8, 77)).shape == (3, 3)
+
+
+def test_what_is_tuned_is_written_with_its_choice(here: Path) -> None:
+    with clock(for_last):
+        done = run("convert", "nets.py:with_sample", "-o", "out", "--tune")
+        assert done.exit_code == 0, done.output
+        assert "tuned       2.00 x as fast as converted" in done.stdout
+        assert (here / "out/tuning.json").exists()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("convsurgeon.tuning.tuner.decide", None)
+            again = run("convert", "nets.py:with_sample", "-o", "again", "--choice", "out/tuning.json")
+    assert again.exit_code == 0, again.output
+    assert "tuned       carried out as it was saved" in again.stdout
+    assert run("verify", "nets.py:with_sample", "again/model.pt2", "-i", "2x8x50").exit_code == 0
+    assert run("convert", "nets.py:with_sample", "-o", "third", "--choice", "none.json").exit_code == 2
+    assert not (here / "third").exists()
 
 
 @pytest.mark.models

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from support import assert_same
 from torch import nn
 from tuning.chance import Seconds, by_chance, clock, for_last, for_rewrites
@@ -108,6 +109,16 @@ def test_it_is_pickled_exported_and_compiled(seconds: Seconds) -> None:
     torch.testing.assert_close(copy.deepcopy(module)(X), expected)
     torch.testing.assert_close(torch.export.export(module, (X,)).module()(X), expected)
     torch.testing.assert_close(torch.compile(module, backend="aot_eager")(X), expected)
+
+
+@pytest.mark.parametrize("suffix", ["pt2", "safetensors"])
+def test_it_is_written_as_a_file(tuned: convsurgeon.Conversion, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"tuned.{suffix}"
+    tuned.export(path)
+    if suffix == "safetensors":
+        assert_same(dict(sorted(load_file(path).items())), dict(sorted(tuned.module.state_dict().items())))
+    else:
+        torch.testing.assert_close(torch.export.load(path).module()(X), tuned.module(X))
 
 
 @pytest.mark.parametrize("seconds", [for_last, for_rewrites])
