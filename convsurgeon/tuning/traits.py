@@ -35,8 +35,8 @@ class Traits:
     `operands`: those that flow (weights don't) and whose value has a layout, with the one that it had. `made`: that of
     the result; None if the result has none, and `several` says that it is a tuple of values. `strict`: operands keep
     the layout that they had. `bound`: no copy may stand before it, for it is a view, or writes what it takes, which
-    `writes` says. `restores`: it is there for the layout alone. Nodes with one `key` compute the same from operands of
-    the same shapes and layouts.
+    `writes` says, of what has a layout. `restores`: it is there for the layout alone. Nodes with one `key` compute the
+    same from operands of the same shapes and layouts.
     """
 
     operands: Mapping[fx.Node, Layout]
@@ -76,7 +76,8 @@ def traits_of(module: nn.Module, graph: fx.Graph, sample: Sample) -> dict[fx.Nod
     run = GraphRun(clone, graph, sample.map(lambda tensor: tensor.detach().clone()))
     found: dict[fx.Node, Traits] = {}
     constant: set[fx.Node] = set()
-    any_writes = False
+    memories: dict[fx.Node, set[int]] = {}
+    written: set[int] = set()
     with preserved_random_state(), torch.no_grad(), _Writes(clone) as watched:
         for node, value in run.steps():
             if node.op == "get_attr" or (node.all_input_nodes and constant.issuperset(node.all_input_nodes)):
@@ -87,9 +88,11 @@ def traits_of(module: nn.Module, graph: fx.Graph, sample: Sample) -> dict[fx.Nod
             others = [value, *(flowing[one] for one, layout in layouts.items() if layout is None)]
             made = None if node in constant else made_layout(value, form_of(node))
             taken = {memory_of(one) for operand in flowing.values() for one in tensors_in(operand)}
+            own = {memory_of(one) for one in tensors_in(value)}
             writes = not taken.isdisjoint(watched.written)
-            any_writes |= writes
-            is_view = node.op != "output" and any(memory_of(one) in taken for one in tensors_in(value))
+            is_view = node.op != "output" and not taken.isdisjoint(own)
+            memories[node] = (taken | own) if operands or made is not None else set()
+            written |= watched.written
             found[node] = Traits(
                 operands,
                 made,
@@ -102,7 +105,10 @@ def traits_of(module: nn.Module, graph: fx.Graph, sample: Sample) -> dict[fx.Nod
                 _key(node, modules, flowing),
             )
             watched.reset()
-    return {node: _settled(one, operator_name(node, modules), any_writes=any_writes) for node, one in found.items()}
+    return {
+        node: _settled(one, operator_name(node, modules), touched=not written.isdisjoint(memories[node]))
+        for node, one in found.items()
+    }
 
 
 def _reads_strides(node: fx.Node, modules: Mapping[str, nn.Module], overloads: set[Any]) -> bool:
@@ -146,10 +152,10 @@ def _described(leaf: Any, flowing: Mapping[fx.Node, Any]) -> Any:
     return value if not isinstance(value, fx.Node) else "weight"
 
 
-def _settled(traits: Traits, name: str, *, any_writes: bool) -> Traits:
-    """Where something is written in place, what may alias its operand does so as it did; else copies do no harm."""
-    if not any_writes:
-        return replace(traits, bound=traits.bound and not traits.strict)
+def _settled(traits: Traits, name: str, *, touched: bool) -> Traits:
+    """What is written in place at some time is aliased as it was; elsewhere copies do no harm."""
+    if not touched:
+        return replace(traits, bound=traits.bound and not traits.strict, writes=False)
     return replace(traits, strict=True, bound=True) if name in _MAY_ALIAS and not traits.restores else traits
 
 
