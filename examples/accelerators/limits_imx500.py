@@ -7,7 +7,8 @@ python examples/accelerators/limits_imx500.py
 On 2026-11-25, imx500-converter 3.19.2 took every operator that is within, and refused those beyond
 
     rank 3: Only 2d Op is supported. Expected 4d input NxCxHxW, actual 3d
-    depthwise convolution of kernel 13: Kernel size > 12 is not supported for depthwise conv
+    depthwise convolution, or one of one channel, of kernel 13: Kernel size > 12 is not supported for depthwise conv
+    transposed convolution of padding 1: Input padding is not supported
     aligned corners: coordinate_transformation_mode, supported values: half_pixel, pytorch_half_pixel
 """
 
