@@ -2,11 +2,28 @@
 
 pip install torch==2.13.0 && pip install -e . && pip install "imx500-converter[pt]==3.19.2" \
     model-compression-toolkit edge-mdt-tpc onnx onnxruntime onnxruntime-extensions onnxscript
-pip install omegaconf && pip install --no-deps silero-vad==6.2.3 pesto-pitch==2.0.1
+pip install omegaconf scipy tqdm && pip install --no-deps silero-vad==6.2.3 pesto-pitch==2.0.1
 python examples/accelerators/imx500.py
 
 The toolkit imports torchvision for generating images, which isn't done here, and its wheel on the package index doesn't
 load beside a torch for the CPU: something that has its names stands in its place.
+
+On 2026-11-25 imx500-converter 3.19.2, after model-compression-toolkit 2.5.1, printed
+
+                original     converted    by hand      4-D ends, both  aimed, 4-D ends
+    A           refused      ok           ok           ok              ok
+    B           refused      ok           ok           ok              ok
+    C           refused      refused (1)  refused (1)  ok              ok
+    D           refused      refused (2)  refused (2)  refused (2)     ok
+    M5          refused      refused (3)               refused (3)     refused (4)
+    Silero VAD  refused (5)  refused (5)               refused (5)     refused (5)
+    PESTO       refused      refused (6)               refused (6)     refused (6)
+
+Every original but the detector: "Only 2d Op is supported. Expected 4d input NxCxHxW, actual 3d". (1) the older exporter
+makes an If of a squeeze at the end. (2) transposed convolution: "Input padding is not supported"; aimed, the padding is
+cropped behind it. (3) "Kernel size > 12 is not supported for depthwise conv", which one of one channel is. (4) the
+toolkit takes no sizes that are computed in the graph, as those of a split kernel are. (5) the toolkit doesn't take an
+LSTMCell. (6) it loses the padding of a functional convolution that is given by place.
 """
 
 from __future__ import annotations

@@ -3,8 +3,21 @@
 pip install torch==2.13.0 && pip install -e . && pip install --no-deps rknn-toolkit2==2.5.0
 pip install onnxscript "protobuf<=4.25.4,>=4.21.6" psutil ruamel.yaml scipy tqdm "opencv-python-headless<4.12" \
     fast-histogram "numpy<=1.26.4" "onnx<=1.18.0,>=1.16.1" "onnxruntime<1.23" "setuptools<80"
-pip install omegaconf && pip install --no-deps silero-vad==6.2.3 pesto-pitch==2.0.1
+pip install omegaconf scipy tqdm && pip install --no-deps silero-vad==6.2.3 pesto-pitch==2.0.1
 python examples/accelerators/rknn_rk3588.py
+
+On 2026-11-25 rknn-toolkit2 2.5.0 printed: the size of what was built, in KiB
+
+                original  converted  by hand  converted, 4-D ends  by hand, 4-D ends
+    A           46        46         46       43                   43
+    B           44        44         46       42                   44
+    C           53        53         53       48                   48
+    D           refused   61         62       56                   56
+    M5          138       139                 141
+    Silero VAD  2088      2519                2519
+    PESTO       714       709                 715
+
+It refuses the original of D, whose interpolation is GatherND there: "ValueError: inputs or 'outputs' must be set!".
 """
 
 from __future__ import annotations
