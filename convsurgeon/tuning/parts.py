@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -55,10 +55,24 @@ class Decision:
         return "last" not in self.layouts.takes.values() and not self.rewrites
 
 
+@dataclass(slots=True)
+class Known:
+    """What was timed, for this graph and others of the same model: operators by their keys, and copies by their sizes.
+
+    `graphs`: how many there are, which share what time there is.
+    """
+
+    graphs: int = 1
+    operators: dict[Any, Surveyed] = field(default_factory=dict)
+    copies: dict[Any, float] = field(default_factory=dict)
+
+
 def decide(
-    module: ConvertedModule, sample: Sample, clock: Clock, tell: Callable[[], None], *, free_output: bool
+    module: ConvertedModule, sample: Sample, known: Known, clock: Clock, tell: Callable[[], None], *, free_output: bool
 ) -> tuple[Decision, list[Tried]]:
     """Time every operator of `module` on what `sample` (in the original's shapes) makes it meet, and choose.
+
+    What is `known` isn't timed again; what is timed is added to it.
 
     Raises:
         OutOfTimeError: the clock ended first.
@@ -66,7 +80,8 @@ def decide(
     inputs = Sample(*module.inputs_2d(*sample.args, **sample.kwargs))
     traits = traits_of(module, module.graph, inputs)
     sharing = list(_sharing(module))
-    surveyed, copies = _survey(module, inputs, traits, {node for pair in sharing for node in pair}, clock, tell)
+    shared = {node for pair in sharing for node in pair}
+    surveyed, copies = _survey(module, inputs, traits, shared, known, clock, tell)
     found = assign(module.graph, traits, surveyed, copies, sharing, free_output=free_output)
     strict = {
         (node.name, operand.name): seen
@@ -98,33 +113,32 @@ def _survey(
     inputs: Sample,
     traits: Mapping[fx.Node, Traits],
     shared: set[fx.Node],
+    known: Known,
     clock: Clock,
     tell: Callable[[], None],
 ) -> tuple[dict[fx.Node, Surveyed], dict[fx.Node, float]]:
     """What every node does in either layout, and what it costs to copy each value; those that are alike, once."""
-    each = clock.share(len({one.key for one in traits.values() if one.operands}))
+    each = clock.share(known.graphs * len({one.key for one in traits.values() if one.operands}))
     crowded = {path for path, count in Counter(_convolved(module)).items() if count > 1}
-    known: dict[Any, Surveyed] = {}
     surveyed: dict[fx.Node, Surveyed] = {}
     copies: dict[fx.Node, float] = {}
-    alike: dict[Any, float] = {}
     for met in meet(module, module.graph, inputs, traits):
         if clock.is_over:
             raise OutOfTimeError
         key, (value, *_) = traits[met.node].key, met.operands.values()
         for operand, value in met.operands.items():
             size = (value.shape, value.dtype) if isinstance(value, torch.Tensor) else None
-            if size not in alike:
-                alike[size] = copying(value, each)
-            copies[operand] = alike[size]
+            if size not in known.copies:
+                known.copies[size] = copying(value, each)
+            copies[operand] = known.copies[size]
         if met.node.op == "output":
             continue
         alone = is_convolution(met.node, module) and met.node not in shared and module_of(met.node) not in crowded
-        if (key, alone) not in known:
+        if (key, alone) not in known.operators:
             rewritten = realisations(module, met.node, value) if alone else ()
-            known[key, alone] = survey(met, traits[met.node], rewritten, each)
+            known.operators[key, alone] = survey(met, traits[met.node], rewritten, each)
             tell()
-        surveyed[met.node] = known[key, alone]
+        surveyed[met.node] = known.operators[key, alone]
     return surveyed, copies
 
 

@@ -21,7 +21,7 @@ from convsurgeon.rng import preserved_random_state
 from convsurgeon.samples import Sample, as_samples
 from convsurgeon.timing import Ratio, timed_in_turn
 from convsurgeon.tuning.choice import Choice, Machine, fingerprint, load_choice
-from convsurgeon.tuning.parts import Decision, OutOfTimeError, Tried, carry_out, decide
+from convsurgeon.tuning.parts import Decision, Known, OutOfTimeError, Tried, carry_out, decide
 from convsurgeon.tuning.proof import proven
 from convsurgeon.tuning.result import Tuning
 from convsurgeon.tuning.survey import Clock
@@ -161,11 +161,13 @@ class _Tuner:
             return self._unchanged(f"a call takes {1e6 * whole:.0f} us, which is too short to tell anything by")
         decisions: dict[str, Decision] = {}
         tried: list[Tried] = []
+        known = Known(len(inputs))
         try:
-            for path, part in self._parts.items():
-                if path in inputs:
-                    decisions[path], more = decide(part, inputs[path], self._clock, self._tell, free_output=path == "")
-                    tried += more
+            for path, sample in inputs.items():
+                decisions[path], more = decide(
+                    self._parts[path], sample, known, self._clock, self._tell, free_output=path == ""
+                )
+                tried += more
         except OutOfTimeError:
             reason = (
                 f"{self._clock.budget_s:g} s were too little to time its operators (a call takes {whole:.3g} s); "
