@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 import warnings
 from pathlib import Path
@@ -109,6 +110,18 @@ def test_it_is_pickled_exported_and_compiled(seconds: Seconds) -> None:
     torch.testing.assert_close(copy.deepcopy(module)(X), expected)
     torch.testing.assert_close(torch.export.export(module, (X,)).module()(X), expected)
     torch.testing.assert_close(torch.compile(module, backend="aot_eager")(X), expected)
+
+
+@pytest.mark.parametrize("seconds", [for_last, for_rewrites])
+def test_it_is_reported_on(conversion: convsurgeon.Conversion, tmp_path: Path, seconds: Seconds) -> None:
+    with clock(seconds):
+        tuned = convsurgeon.tune(conversion)
+    tuned.to_html(tmp_path / "report.html")
+    data = json.loads(json.dumps(tuned.to_json()))
+    assert data["tuning"]["ratio"] == {"median": 2.0, "noise": 0.0}
+    assert {one["operator"] for one in data["tuning"]["tried"]} >= {"Conv2d", "ConvTranspose2d", "BatchNorm2d"}
+    assert "Conv2d" in str(tuned.profile(budget_s=0.1))
+    assert str(told(tuned)).splitlines()[0].startswith("2.00 x as fast as converted: 2000.00 ms -> 1000.00 ms, on ")
 
 
 @pytest.mark.parametrize("suffix", ["pt2", "safetensors"])
