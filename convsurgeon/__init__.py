@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from convsurgeon.checkpoints import convert_checkpoint
-    from convsurgeon.conversion import Conversion, convert, plan
+    from convsurgeon.conversion import Conversion
     from convsurgeon.converted import ConvertedModule
+    from convsurgeon.converting import convert, plan
     from convsurgeon.errors import CaptureError, CheckpointError, ConvSurgeonError, EquivalenceError, UnsupportedError
     from convsurgeon.fitting import Fit, fit
     from convsurgeon.origin import Origin
@@ -67,8 +68,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "checkpoints": ("convert_checkpoint",),
-    "conversion": ("Conversion", "convert", "plan"),
+    "conversion": ("Conversion",),
     "converted": ("ConvertedModule",),
+    "converting": ("convert", "plan"),
     "errors": ("CaptureError", "CheckpointError", "ConvSurgeonError", "EquivalenceError", "UnsupportedError"),
     "fitting": ("Fit", "fit"),
     "origin": ("Origin",),
