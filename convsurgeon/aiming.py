@@ -9,6 +9,7 @@ from torch import nn
 
 from convsurgeon.converted import ConvertedModule
 from convsurgeon.exact import REWRITES, Notes, rewrite_parts, wanted_of
+from convsurgeon.exact.shapes import Shapes
 from convsurgeon.fitting import Fit, fit
 from convsurgeon.fitting.mending import number_for
 from convsurgeon.parts import Part
@@ -73,12 +74,13 @@ def _rewritten(
 ) -> tuple[Notes, Fit, set[Place]]:
     """Rewrite `module` in place, round after round; what that did, how it fits, and which places were rewritten."""
     notes, tried = Notes(), set(vain)
+    known: dict[str, Shapes] = {}
     for _ in range(_ROUNDS):
         chosen = _chosen(found, tried)
         if not chosen:
             break
         for text, names in chosen.items():
-            notes += rewrite_parts(module, parts, wanted_of([text], [sample]), select=names)
+            notes += rewrite_parts(module, parts, wanted_of([text], [sample]), select=names, known=known)
         found = _fit(module, found.target, sample)
     return notes, found, {(one.rewrite, one.name) for one in notes.rewritten}
 

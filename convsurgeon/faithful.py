@@ -42,7 +42,7 @@ def call_of(model: nn.Module, sample: Sample) -> Call:
     Where forward changes an attribute of a module, the clone is called twice: what it kept may show the second time.
     """
     clone, times = clone_module(model, share_parameters), 1
-    with preserved_random_state() as state, torch.no_grad(), WriteGuard(clone):
+    with preserved_random_state() as state, torch.no_grad(), WriteGuard(model):
         with noticed(clone) as left:
             output = _called(clone, sample)
         if left.attribute is not None:

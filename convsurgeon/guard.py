@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from types import TracebackType
 from typing import Any
 
@@ -16,19 +17,26 @@ from convsurgeon.cloning import memory_of
 class WriteGuard(TorchDispatchMode):
     """While active, keeps a copy of each parameter of `module` before the first write to it; puts them back on leaving.
 
-    Only what is written is ever copied. Writes that ATen doesn't see (through NumPy) aren't either.
+    Only what is written is ever copied, and most runs write nothing: parameters are looked for once something is
+    written, so `module` is best the one whose clone runs. Writes that ATen doesn't see (through NumPy) aren't seen.
     """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        self._parameters: dict[int, list[torch.Tensor]] = {}
-        for parameter in module.parameters():
-            self._parameters.setdefault(memory_of(parameter), []).append(parameter.data)
+        self._module = module
         self._saved: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.protect(func, args, kwargs)
         return func(*args, **(kwargs or {}))
+
+    @functools.cached_property
+    def _parameters(self) -> dict[int, list[torch.Tensor]]:
+        """The parameters by their memory; those of which there is a copy are taken out."""
+        found: dict[int, list[torch.Tensor]] = {}
+        for parameter in self._module.parameters():
+            found.setdefault(memory_of(parameter), []).append(parameter.data)
+        return found
 
     def protect(self, func: Any, args: Any, kwargs: Any) -> None:
         """Keep a copy of what `func` is about to write to; a subclass calls this before it runs `func`."""

@@ -14,7 +14,10 @@ from convsurgeon.samples import Sample
 
 
 class OwnRun(GraphRun):
-    """Runs a graph node by node over modules and buffers of its own; parameters are shared, and not to be written."""
+    """Runs a graph node by node over clones of the modules and buffers that a run may change.
+
+    Parameters are shared, and not to be written.
+    """
 
     def __init__(self, root: fx.GraphModule, sample: Sample) -> None:
         super().__init__(root, root.graph, sample)
@@ -37,9 +40,11 @@ class OwnRun(GraphRun):
 
 def weights_of(value: Any) -> Iterable[torch.Tensor]:
     """The parameters and buffers of a module, or the tensor that it is."""
-    if isinstance(value, nn.Module):
+    if not isinstance(value, nn.Module):
+        return (value,) if isinstance(value, torch.Tensor) else ()
+    if value._modules:
         return (*value.parameters(), *value.buffers())
-    return (value,) if isinstance(value, torch.Tensor) else ()
+    return [one for one in (*value._parameters.values(), *value._buffers.values()) if one is not None]
 
 
 def _cloned(value: Any) -> Any:
@@ -47,11 +52,16 @@ def _cloned(value: Any) -> Any:
         return value if isinstance(value, nn.Parameter) else copied(value)
     if not isinstance(value, nn.Module):
         return value
-    return _plain_clone(value) if is_plain(value) else clone_module(value, share_parameters)
+    if not is_plain(value):
+        return clone_module(value, share_parameters)
+    return _with_own_buffers(value) if value.training and value._buffers else value
 
 
 def is_plain(module: nn.Module) -> bool:
-    """Whether it is one of torch's own layers, without parts or hooks: its forward keeps nothing but buffers."""
+    """Whether it is one of torch's own layers, without parts or hooks: its forward keeps nothing but buffers.
+
+    And these only in training.
+    """
     return (
         type(module).__module__.startswith("torch.nn.modules.")
         and not module._modules
@@ -60,7 +70,7 @@ def is_plain(module: nn.Module) -> bool:
     )
 
 
-def _plain_clone(module: nn.Module) -> nn.Module:
+def _with_own_buffers(module: nn.Module) -> nn.Module:
     """A layer of its own with the same parameters, and copies of the buffers."""
     clone = object.__new__(type(module))
     buffers = {name: None if one is None else copied(one) for name, one in module._buffers.items()}

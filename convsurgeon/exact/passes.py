@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import chain
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from convsurgeon.converted import ConvertedModule
 from convsurgeon.exact.base import REWRITES, Cost, Left, Notes, Rewritten, Wanted
 from convsurgeon.exact.nodes import Memory
 from convsurgeon.exact.reader import Reader
-from convsurgeon.exact.shapes import Shapes, cost_of, name_in, shapes_of
+from convsurgeon.exact.shapes import Shapes, add_shapes, cost_of, name_in, shapes_of
 from convsurgeon.exact.sites import Norm, Site
 from convsurgeon.exact.writer import Writer
 from convsurgeon.origin import ORIGIN, Origin
@@ -54,7 +55,7 @@ def rewrite_exactly(
     Args:
         module: what `convsurgeon.convert` returns as ``module``, where that is one graph.
         names: of `REWRITES`; some take a number, as ``"split_kernel:7"``. They are done in an order of their own.
-        sample: one sample, as for `convsurgeon.convert`: inputs in the original's shapes. It runs once for each name.
+        sample: one sample, as for `convsurgeon.convert`: inputs in the original's shapes. It runs once.
         select: globs on qualified module names, of the places to rewrite.
 
     Returns:
@@ -68,14 +69,14 @@ def rewrite_exactly(
         raise TypeError(f"module is a {type(module).__name__}; accepted: the module of a conversion, as one graph")
     samples = as_samples(sample)
     wanted = wanted_of(names, samples)
-    return _rewrite(module, wanted, samples[0], select) if wanted else Notes()
+    return _rewrite(module, wanted, shapes_of(module, samples[0]), select) if wanted else Notes()
 
 
-def _rewrite(module: ConvertedModule, wanted: Sequence[Wanted], sample: Sample, select: Sequence[str]) -> Notes:
-    notes, shapes = Notes(), shapes_of(module, sample)
+def _rewrite(module: ConvertedModule, wanted: Sequence[Wanted], shapes: Shapes, select: Sequence[str]) -> Notes:
+    """Rewrite in place; `shapes` become those of the graph as it is then."""
+    notes = Notes()
     for one in wanted:
-        found, shapes = _Pass(module, one, shapes, sample, select).run()
-        notes += found
+        notes += _Pass(module, one, shapes, select).run()
     if notes.rewritten:
         module.graph.lint()
         module.recompile()
@@ -98,18 +99,27 @@ def wanted_of(names: Sequence[str], samples: Sequence[Sample]) -> tuple[Wanted, 
 
 
 def rewrite_parts(
-    module: nn.Module, parts: Iterable[Part], wanted: Sequence[Wanted], *, select: Sequence[str] = ("*",)
+    module: nn.Module,
+    parts: Iterable[Part],
+    wanted: Sequence[Wanted],
+    *,
+    select: Sequence[str] = ("*",),
+    known: dict[str, Shapes] | None = None,
 ) -> Notes:
     """Rewrite each part of a converted model that is a graph: the whole, or the islands in it.
 
-    `select`: globs on names in the whole model, of the places to rewrite.
+    `select`: globs on names in the whole model, of the places to rewrite. `known`: the shapes of the parts that were
+    rewritten before, by their paths; a part runs once to tell them, and they are kept here for the next time.
     """
+    known = {} if known is None else known
     notes = Notes()
     for part in parts if wanted else ():
         graph = module.get_submodule(part.path)
         assert isinstance(graph, ConvertedModule)  # what `rewrite` puts in a part's place
         inside = [pattern.removeprefix(f"{part.path}.") for pattern in select]
-        notes += _rewrite(graph, wanted, part.samples[0], inside).inside(part.path)
+        if part.path not in known:
+            known[part.path] = shapes_of(graph, part.samples[0])
+        notes += _rewrite(graph, wanted, known[part.path], inside).inside(part.path)
     return notes
 
 
@@ -128,21 +138,18 @@ class _Done:
 class _Pass:
     """One rewrite, over all of a graph."""
 
-    def __init__(
-        self, module: ConvertedModule, wanted: Wanted, shapes: Shapes, sample: Sample, select: Sequence[str]
-    ) -> None:
+    def __init__(self, module: ConvertedModule, wanted: Wanted, shapes: Shapes, select: Sequence[str]) -> None:
         self._module = module
         self._wanted = wanted
         self._shapes = shapes
-        self._sample = sample
         self._select = select
         self._memory = Memory()
         self._done: list[_Done] = []
         self._left: list[Left] = []
         self._frozen = False
 
-    def run(self) -> tuple[Notes, Shapes]:
-        """The notes, and the shapes of the graph as it is now."""
+    def run(self) -> Notes:
+        """The notes; `shapes` are afterwards those of the graph as it is then."""
         name = self._wanted.rewrite.name
         reader = Reader(self._module, self._shapes)
         for node in list(self._module.graph.nodes):
@@ -154,19 +161,19 @@ class _Pass:
             elif site is not None:
                 self._try(site, reader)
         if not self._done:
-            return Notes((), tuple(self._left)), self._shapes
+            return Notes((), tuple(self._left))
         if self._frozen:
             facts = vars(self._module)["_convsurgeon"]
             vars(self._module)["_convsurgeon"] = replace(facts, captured_mode="eval")
-        shapes = shapes_of(self._module, self._sample)
+        news = [[node for node in one.new if not node._erased] for one in self._done]
+        add_shapes(self._shapes, self._module, chain.from_iterable(news))
         rewritten = []
-        for one in self._done:
-            new = [node for node in one.new if not node._erased]
-            counted = Counter(_told(self._module, new, shapes)).items()
+        for one, new in zip(self._done, news, strict=True):
+            counted = Counter(_told(self._module, new, self._shapes)).items()
             became = " + ".join(name if count == 1 else f"{count} x {name}" for name, count in counted)
-            after = cost_of(self._module, new, shapes)
+            after = cost_of(self._module, new, self._shapes)
             rewritten.append(Rewritten(name, one.node, one.name, one.was, became, one.baked, one.before, after))
-        return Notes(tuple(rewritten), tuple(self._left)), shapes
+        return Notes(tuple(rewritten), tuple(self._left))
 
     def _is_selected(self, node: fx.Node) -> bool:
         return any(fnmatchcase(module_of(node), pattern) for pattern in self._select)

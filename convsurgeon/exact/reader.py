@@ -65,7 +65,8 @@ class Reader:
         for node in self.module.graph.nodes:
             if node.op == "call_module":
                 layer = self._modules[str(node.target)]
-                reads.update(id(tensor) for tensor in layer.parameters(recurse=type(layer) not in LAYERS))
+                tensors = layer._parameters.values() if type(layer) in LAYERS else layer.parameters()
+                reads.update(map(id, tensors))
             elif node.op == "get_attr":
                 reads[id(fetch(self.module, str(node.target)))] += len(node.users)
         return reads

@@ -1,10 +1,11 @@
-"""One run of a converted graph: the shape of every value, and what operators cost. Knows no rewrite."""
+"""The shape of every value of a converted graph, by a run of it, and what operators cost. Knows no rewrite."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import torch
 from torch import fx
@@ -21,10 +22,24 @@ from convsurgeon.spellings import operator_name
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The size of a tensor value, and how many bytes it holds."""
+    """The size of a tensor value, of what it is, and where."""
 
     size: tuple[int, ...]
-    nbytes: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> Shape:
+        return cls(tuple(tensor.shape), tensor.dtype, tensor.device)
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes it holds."""
+        return prod(self.size) * self.dtype.itemsize
+
+    def zeros(self) -> torch.Tensor:
+        """A value of this shape."""
+        return torch.zeros(self.size, dtype=self.dtype, device=self.device)
 
 
 Shapes = dict[fx.Node, Shape]
@@ -39,11 +54,38 @@ def shapes_of(module: ConvertedModule, sample: Sample) -> Shapes:
     args, kwargs = module.inputs_2d(*inputs.args, **inputs.kwargs)
     with preserved_random_state(), torch.no_grad(), WriteGuard(module):
         run = OwnRun(module, Sample(args, kwargs))
-        return {
-            node: Shape(tuple(value.shape), value.numel() * value.element_size())
-            for node, value in run.steps()
-            if isinstance(value, torch.Tensor)
-        }
+        return {node: Shape.of(value) for node, value in run.steps() if isinstance(value, torch.Tensor)}
+
+
+def add_shapes(shapes: Shapes, module: ConvertedModule, new: Iterable[fx.Node]) -> None:
+    """Add the shapes of nodes that a rewrite wrote, in the graph's order: each alone is run, on zeros.
+
+    They write to nothing and draw nothing, and read the values of nodes whose shapes are known, and each other's.
+    """
+    others: dict[fx.Node, Any] = {}
+
+    def operand(node: fx.Node) -> Any:
+        return others[node] if node in others else shapes[node].zeros()
+
+    with torch.no_grad():
+        for node in new:
+            args, kwargs = fx.map_arg((node.args, node.kwargs), operand)
+            value = _result(module, node, args, kwargs)
+            if isinstance(value, torch.Tensor):
+                shapes[node] = Shape.of(value)
+            else:
+                others[node] = value
+
+
+def _result(module: ConvertedModule, node: fx.Node, args: Any, kwargs: Any) -> Any:
+    """What a node computes."""
+    if node.op == "get_attr":
+        return fetch(module, str(node.target))
+    if node.op == "call_module":
+        return module.get_submodule(str(node.target))(*args, **kwargs)
+    if node.op == "call_method":
+        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    return node.target(*args, **kwargs)  # type: ignore[operator]  # a function, by its op
 
 
 def cost_of(module: ConvertedModule, nodes: Iterable[fx.Node], shapes: Shapes) -> Cost:
@@ -78,6 +120,7 @@ def name_in(module: ConvertedModule, node: fx.Node) -> str:
 def _tensors(node: fx.Node, module: ConvertedModule) -> list[torch.Tensor]:
     """The weights that a node reads."""
     if node.op == "call_module":
-        return list(module.get_submodule(str(node.target)).parameters(recurse=False))
+        parameters = module.get_submodule(str(node.target))._parameters.values()
+        return [one for one in parameters if one is not None]
     held = [fetch(module, str(one.target)) for one in node.all_input_nodes if one.op == "get_attr"]
     return [tensor for tensor in held if isinstance(tensor, torch.Tensor)]

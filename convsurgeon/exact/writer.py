@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -153,7 +154,19 @@ def _beside(held: Held, name: str) -> Held:
 
 def _layer_of(numbers: Numbers, weight: torch.Tensor, biased: bool) -> nn.Module:
     """A layer with these numbers, whose weights are yet to come."""
-    rows, columns = weight.shape[0], weight.shape[1] * numbers.groups
+    kind = nn.ConvTranspose2d if numbers.transposed else nn.Conv2d
+    layer = kind.__new__(kind)
+    nn.Module.__init__(layer)
+    vars(layer).update(_attributes(kind, replace(numbers, weight=None, bias=None), tuple(weight.shape), biased))
+    return layer
+
+
+@functools.lru_cache(maxsize=128)
+def _attributes(
+    kind: type[nn.Conv2d | nn.ConvTranspose2d], numbers: Numbers, shape: tuple[int, ...], biased: bool
+) -> dict[str, Any]:
+    """What a layer with these numbers has that not every module has; making one anew takes long, and many are alike."""
+    rows, columns = shape[0], shape[1] * numbers.groups
     inputs, outputs = (rows, columns) if numbers.transposed else (columns, rows)
     given: dict[str, Any] = {
         "stride": numbers.stride,
@@ -163,29 +176,10 @@ def _layer_of(numbers: Numbers, weight: torch.Tensor, biased: bool) -> nn.Module
         "bias": biased,
         "device": "meta",
     }
-    kernel = tuple(weight.shape[2:])
-    layer: nn.Module
     if numbers.transposed:
-        layer = _UnfilledTransposed(inputs, outputs, kernel, output_padding=numbers.output_padding, **given)  # type: ignore[arg-type]
-        layer.__class__ = nn.ConvTranspose2d  # type: ignore[assignment]  # its own class but for how it was made
-    else:
-        layer = _Unfilled(inputs, outputs, kernel, **given)  # type: ignore[arg-type]
-        layer.__class__ = nn.Conv2d  # type: ignore[assignment]
-    return layer
-
-
-class _Unfilled(nn.Conv2d):
-    """Leaves its weights as they are made: drawing numbers for what is replaced takes most of the time."""
-
-    def reset_parameters(self) -> None:
-        pass
-
-
-class _UnfilledTransposed(nn.ConvTranspose2d):
-    """The same, transposed."""
-
-    def reset_parameters(self) -> None:
-        pass
+        given["output_padding"] = numbers.output_padding
+    layer, every = kind(inputs, outputs, shape[2:], **given), vars(nn.Module())  # type: ignore[arg-type]  # two numbers
+    return {name: value for name, value in vars(layer).items() if name not in every}
 
 
 def _arguments(spelled: str, numbers: Numbers) -> tuple[Any, ...]:

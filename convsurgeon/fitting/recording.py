@@ -94,8 +94,8 @@ class Recorder(WriteGuard):
         return result
 
     def _note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        taken = list(_tensors((*args, *kwargs.values())))
-        made = list(_tensors((result,)))
+        taken = _tensors((*args, *kwargs.values()) if kwargs else args)
+        made = _tensors((result,))
         constant, unit, traits = self._constant, self._unit, self._traits_of(func)
         if not traits.is_random and all(id(one) in constant for one in taken):
             weight = next((constant[id(one)][1] for one in taken if constant[id(one)][1]), 0)
@@ -175,12 +175,14 @@ def _seen_through_views(steps: list[_Step]) -> tuple[Operand, ...]:
     return tuple(one for one in (views[-1] if views else first, *others) if one is not None)
 
 
-def _tensors(values: Any) -> Iterator[torch.Tensor]:
+def _tensors(values: Any) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
     for value in values:
         if isinstance(value, torch.Tensor):
-            yield value
+            found.append(value)
         elif isinstance(value, (list, tuple)):
-            yield from _tensors(value)
+            found += _tensors(value)
+    return found
 
 
 def _operand(tensor: torch.Tensor, constant: bool) -> Operand:

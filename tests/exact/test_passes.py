@@ -228,7 +228,7 @@ def test_loading_the_originals_state_where_weights_are_baked_raises() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("fold_strides", "known: convolution_as_product, fix_pool"),
+        ("fold_strides", "known: convolution_as_product, crop_padding"),
         ("fold_stride:3", "fold_stride takes no number"),
         ("split_kernel:one", "the number is 2 or more"),
     ],
