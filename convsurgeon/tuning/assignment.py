@@ -27,10 +27,7 @@ _PLAIN, _LAST = ("fixed", False), ("fixed", True)
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """The layout in which each operator takes its operands, and that of each value, as it is made.
-
-    `asks`: for an operand of a strict operator, the layout that it has to have.
-    """
+    """The layout in which each operator that may choose takes its operands, and that of each value, as it is made."""
 
     takes: Mapping[fx.Node, Layout]
     makes: Mapping[fx.Node, Layout]

@@ -18,7 +18,7 @@ from convsurgeon.rng import preserved_random_state
 from convsurgeon.samples import Sample
 from convsurgeon.spellings import operator_name
 from convsurgeon.timing import timed_in_turn
-from convsurgeon.tuning.layouts import LAYOUTS, Layout, copied, laid_out, layout_of
+from convsurgeon.tuning.layouts import LAYOUTS, Layout, copied, laid_out, layout_of, other
 from convsurgeon.tuning.traits import Traits, form_of, made_layout, tensors_in
 
 _LEAST_S, _MOST_S = 0.004, 0.25
@@ -26,7 +26,6 @@ _LEAST_S, _MOST_S = 0.004, 0.25
 
 _TOLD_APART = 1.03
 """What is less than this much slower is as fast."""
-
 
 Makes = Mapping[Layout, "Layout | None"]
 Realisations = Iterable[tuple[str, Mapping[Layout, Callable[[], torch.Tensor]]]]
@@ -42,12 +41,12 @@ class Surveyed:
     """
 
     seconds: Mapping[Layout, float]
-    makes: Mapping[Layout, Layout | None] | None
+    makes: Makes | None
     ways: Mapping[Layout, str]
     tried: Mapping[str, Mapping[Layout, float]]
 
     @classmethod
-    def as_it_is(cls, makes: Mapping[Layout, Layout | None] | None = None) -> Surveyed:
+    def as_it_is(cls, makes: Makes | None = None) -> Surveyed:
         """Of a node that takes no time, or isn't timed since it computes as it did."""
         return cls(dict.fromkeys(LAYOUTS, 0.0), makes, dict.fromkeys(LAYOUTS, ""), {})
 
@@ -154,8 +153,7 @@ def copying(value: Any, budget_s: float) -> float:
         return float("inf")
     calls: dict[Hashable, Callable[[], Any]] = {}
     for layout in LAYOUTS:
-        given = copied(value, "last" if layout == "plain" else "plain")
-        calls[layout] = functools.partial(copied, given, layout)
+        calls[layout] = functools.partial(copied, copied(value, other(layout)), layout)
     return max(one.least for one in timed_in_turn(calls, itertools.count(), budget_s=budget_s).values())
 
 
@@ -173,8 +171,8 @@ def _calling(run: GraphRun, node: fx.Node, traits: Traits, layout: Layout) -> Ca
         return lambda: env[operand].contiguous(memory_format=torch.channels_last)
     if is_convolution(node, run.module):
         for one in node.all_input_nodes:
-            if one.op == "get_attr" and isinstance(env[one], torch.Tensor) and env[one].ndim == 4:
-                env[one] = weight_laid_out(env[one], layout) if isinstance(env[one], nn.Parameter) else env[one]
+            if one.op == "get_attr" and isinstance(env[one], nn.Parameter) and env[one].ndim == 4:
+                env[one] = weight_laid_out(env[one], layout)
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda one: env[one])
     if node.op == "call_module":
         layer = clone_module(run.module.get_submodule(str(node.target)), share)
