@@ -16,6 +16,9 @@ Calls = Mapping[K, Callable[[], Any]]
 _LEAST_ROUNDS = 3
 """As few as a median can be taken of."""
 
+_WORTH = 0.01
+"""A gain that is less isn't worth a change, however surely it was measured."""
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
@@ -49,8 +52,8 @@ class Ratio:
 
     @property
     def is_gain(self) -> bool:
-        """Whether it is faster by more than the noise."""
-        return self.median - 1 > 3 * self.noise
+        """Whether it is faster by more than the noise, and by enough to be worth a change."""
+        return self.median - 1 > max(3 * self.noise, _WORTH)
 
     @classmethod
     def of(cls, slow: Timing, fast: Timing) -> Ratio:

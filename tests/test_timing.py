@@ -41,3 +41,5 @@ def test_a_gain_is_more_than_the_noise() -> None:
     assert not Ratio.of(slow, slow).is_gain
     assert not Ratio.of(Timing((1.0, 3.0, 1.0, 3.0)), Timing((2.0, 1.0, 1.0, 3.1))).is_gain
     assert Ratio.of(slow, Timing((1.0, 1.0, 1.0, 1.0))).median == 2.0
+    assert not Ratio.of(Timing((1.005,) * 4), Timing((1.0,) * 4)).is_gain  # sure, and not worth a change
+    assert Ratio.of(Timing((1.02,) * 4), Timing((1.0,) * 4)).is_gain

@@ -54,7 +54,7 @@ def tune(
     Every operator is timed on the values that it meets in the first sample, in turn: as it is, in channels_last, and
     convolutions by the exact rewrites that may pay (`fold_dilation`, `fold_stride`, `transposed_as_convolution`). The
     choice over the whole graph is the cheapest one, copies between layouts counted. It is kept if the whole model is
-    faster by more than the noise, and computes the same: outputs, and gradients where it has them.
+    faster by more than the noise, and than 1 %, and computes the same: outputs, and gradients where it has them.
 
     Outputs may have other strides than before, and layers that draw random numbers in training may draw others.
     Weights that lie in channels_last have memory of their own, under the same names and shapes.
@@ -192,11 +192,8 @@ class _Tuner:
         if timed:
             ratio, seconds = self._compared(module)
             if not ratio.is_gain:
-                return self._unchanged(
-                    f"the whole model is {ratio.median:.2f} x as fast, within the noise of {3 * ratio.noise:.2f}",
-                    choice,
-                    tried,
-                )
+                brought = f"{ratio.median:.3f} x as fast, with a noise of {3 * ratio.noise:.3f}"
+                return self._unchanged(f"the whole model is {brought}: too little for a change", choice, tried)
         verification, gradients = proven(self._reference, module, self._samples, self._tolerance, notes.baked)
         if not verification or not gradients.passed:
             why = str(gradients if verification else verification)
