@@ -102,7 +102,10 @@ def _whole(model: nn.Module, samples: tuple[Sample, ...], way: str, lap: Callabl
 
 def _is_faithful(captured: Capture, model: nn.Module, sample: Sample, observed: Observation | None = None) -> bool:
     """Whether the graph computes what the model does on one sample; its buffers are then those of the model again."""
-    same = computes_the_same(captured, call_of(model, sample), observed)
+    call = call_of(model, sample)
+    if call.times > 1:  # what was observed doesn't count
+        captured.restore_buffers(model)
+    same = computes_the_same(captured, call, observed)
     captured.restore_buffers(model)
     return same
 

@@ -6,7 +6,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -17,6 +17,7 @@ from convsurgeon.axis import UnitAxis
 from convsurgeon.cloning import clone_module, share_parameters
 from convsurgeon.errors import UnsupportedError
 from convsurgeon.frozen_graph import FrozenGraph, copied_graph, freeze_graph, thaw_graph
+from convsurgeon.reaching import reaching_directly
 from convsurgeon.scope import take_contents
 from convsurgeon.structure import named_leaves
 
@@ -29,7 +30,8 @@ class Facts:
 
     `own_modes`: the submodules that ``train(mode)`` leaves in another mode than it is given, as the original's does.
     `inputs` and `outputs` name those that are 4-D, outputs by their path in what is returned. `stands_for`: the class
-    of the submodule in whose place it stands, in a model that is still its own Python.
+    of the submodule in whose place it stands, in a model that is still its own Python. `direct`: whether the generated
+    code reaches submodules directly.
     """
 
     captured_mode: Mode | None
@@ -38,6 +40,7 @@ class Facts:
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     stands_for: type[nn.Module] | None = None
+    direct: bool = False
 
 
 class ConvertedModule(fx.GraphModule):
@@ -104,6 +107,11 @@ class ConvertedModule(fx.GraphModule):
             found = inspect.getattr_static(kind, name)
             return found.__get__(self, kind) if hasattr(found, "__get__") else found
 
+    def reach_directly(self) -> None:
+        """Generate code that reaches submodules faster, from now on; it can't be scripted."""
+        self.__dict__["_convsurgeon"] = replace(self._facts, direct=True)
+        self.recompile()
+
     def call_1d(self, *args: Any, **kwargs: Any) -> Any:
         """Call the module with inputs, and get outputs, in the shapes of the original, whatever ``io`` it has."""
         if not self._facts.inputs and not self._facts.outputs:
@@ -135,7 +143,12 @@ class ConvertedModule(fx.GraphModule):
 
     def recompile(self) -> Any:
         """Generate ``forward`` from the graph; one that changes the grad mode puts it back even where it fails."""
-        code = super().recompile()
+        facts: Facts | None = self.__dict__.get("_convsurgeon")
+        if facts is not None and facts.direct:
+            with self._graph.on_generate_code(reaching_directly(self, self._graph)):
+                code = super().recompile()
+        else:
+            code = super().recompile()
         if any(node.target is torch._C._set_grad_enabled for node in self._graph.nodes):
             kind: Any = type(self)
             kind.forward = _restoring_grad_mode(kind.forward)

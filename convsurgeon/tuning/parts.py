@@ -18,6 +18,7 @@ from convsurgeon.exact.shapes import name_in
 from convsurgeon.samples import Sample
 from convsurgeon.spellings import module_of
 from convsurgeon.tuning.assignment import Assignment, assign
+from convsurgeon.tuning.functions import call_functions
 from convsurgeon.tuning.layouts import Layout
 from convsurgeon.tuning.realising import REALISATIONS, realisations
 from convsurgeon.tuning.survey import Clock, Surveyed, copying, is_convolution, meet, survey
@@ -46,12 +47,12 @@ class Tried:
 class Decision:
     """The layouts of one graph, and the modules whose convolutions are rewritten, by the rewrite's name."""
 
-    layouts: Layouts
-    rewrites: Mapping[str, tuple[str, ...]]
+    layouts: Layouts = field(default_factory=lambda: Layouts({}, {}, {}))
+    rewrites: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether the graph stays as it is."""
+        """Whether the operators of the graph compute as they did."""
         return "last" not in self.layouts.takes.values() and not self.rewrites
 
 
@@ -98,14 +99,37 @@ def decide(
     return Decision(layouts, _rewrites(found, surveyed)), list(_tried(module, found, surveyed, traits))
 
 
-def carry_out(module: ConvertedModule, decision: Decision, sample: Sample) -> tuple[Notes, int]:
-    """Rewrite a module in place as it was decided; returns the notes, and how many copies there are for layouts."""
-    notes = Notes()
-    for name in REALISATIONS:
-        if name in decision.rewrites:
-            select = [glob.escape(path) for path in decision.rewrites[name]]
-            notes += rewrite_exactly(module, [name], [sample], select=select)
-    return notes, write_layouts(module, decision.layouts)
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was done to a graph.
+
+    `notes`: its exact rewrites. `copies`: how many nodes bring a value into another layout. `functions`: how many
+    overloads are called as torch's functions.
+    """
+
+    notes: Notes = field(default_factory=Notes)
+    copies: int = 0
+    functions: int = 0
+
+    def __add__(self, other: Written) -> Written:
+        return Written(self.notes + other.notes, self.copies + other.copies, self.functions + other.functions)
+
+
+def carry_out(module: ConvertedModule, path: str, decision: Decision, sample: Sample) -> Written:
+    """Rewrite a module, which stands at `path`, in place as it was decided, so that Python calls it as fast as it can.
+
+    `sample` has the original's shapes.
+    """
+    notes, copies = Notes(), 0
+    if not decision.changes_nothing:
+        for name in REALISATIONS:
+            if name in decision.rewrites:
+                select = [glob.escape(path) for path in decision.rewrites[name]]
+                notes += rewrite_exactly(module, [name], [sample], select=select)
+        copies = write_layouts(module, decision.layouts)
+    functions = call_functions(module, Sample(*module.inputs_2d(*sample.args, **sample.kwargs)))
+    module.reach_directly()
+    return Written(notes.inside(path), copies, functions)
 
 
 def _survey(

@@ -25,8 +25,8 @@ class Tuning:
     `taken`: whether the module is another than it was; `reason` says why not, or where the choice comes from.
 
     `ratio`: how many times faster the tuned module is than the converted one, and `seconds` those of both, None where
-    that wasn't measured. `copies`: how many nodes bring a value into another layout. `spent_s`: the seconds that all of
-    it took.
+    that wasn't measured. `copies`: how many nodes bring a value into another layout, and `functions`: how many call a
+    function of torch where they called the ATen overload behind it. `spent_s`: the seconds that all of it took.
     """
 
     taken: bool
@@ -35,6 +35,7 @@ class Tuning:
     ratio: Ratio | None = None
     seconds: tuple[float, float] | None = None
     copies: int = 0
+    functions: int = 0
     tried: tuple[Tried, ...] = field(default=(), repr=False)
     spent_s: float = 0.0
 
@@ -56,6 +57,7 @@ class Tuning:
             "ratio": None if self.ratio is None else asdict(self.ratio),
             "seconds": None if self.seconds is None else list(self.seconds),
             "copies": self.copies,
+            "functions": self.functions,
             "spent_s": self.spent_s,
             "tried": [
                 {
@@ -78,15 +80,20 @@ class Tuning:
             yield f"{self.ratio.median:.2f} x as fast as converted: {before} -> {after}, on {self.choice.machine}"
         else:
             yield self.reason
-        taken = Counter(layout for one in self.choice.decisions.values() for layout in one.layouts.takes.values())
-        copies = f"{self.copies} {'copy' if self.copies == 1 else 'copies'} between layouts"
-        yield f"  {taken['last']} of {taken.total()} operators in channels_last, {copies}"
+        decisions = [one for one in self.choice.decisions.values() if not one.changes_nothing]
+        taken = Counter(layout for one in decisions for layout in one.layouts.takes.values())
+        if taken["last"]:
+            copies = f"{self.copies} {'copy' if self.copies == 1 else 'copies'} between layouts"
+            yield f"  {taken['last']} of {taken.total()} operators in channels_last, {copies}"
         rewritten = Counter[str]()
-        for decision in self.choice.decisions.values():
+        for decision in decisions:
             rewritten.update({name: len(paths) for name, paths in decision.rewrites.items()})
         if rewritten:
             yield f"  rewritten exactly: {', '.join(f'{count} x {name}' for name, count in rewritten.items())}"
-        yield "  outputs may have other strides, and layers in training other random numbers, than the original's"
+        if self.functions:
+            yield f"  {self.functions} ATen overloads called as functions of torch, which takes less Python"
+        if decisions:
+            yield "  outputs may have other strides, and layers in training other random numbers, than the original's"
 
     def __str__(self) -> str:
         return "\n".join((*self.lines(), *([_table(self.tried)] if self.tried else [])))

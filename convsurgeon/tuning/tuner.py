@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from os import PathLike
@@ -16,12 +16,11 @@ from torch import nn
 from convsurgeon.cloning import clone_module, share_parameters
 from convsurgeon.conversion import Conversion
 from convsurgeon.converted import ConvertedModule, shared_copy
-from convsurgeon.exact import Notes
 from convsurgeon.rng import preserved_random_state
 from convsurgeon.samples import Sample, as_samples
 from convsurgeon.timing import Ratio, timed_in_turn
 from convsurgeon.tuning.choice import Choice, Machine, fingerprint, load_choice
-from convsurgeon.tuning.parts import Decision, Known, OutOfTimeError, Tried, carry_out, decide
+from convsurgeon.tuning.parts import Decision, Known, OutOfTimeError, Tried, Written, carry_out, decide
 from convsurgeon.tuning.proof import proven
 from convsurgeon.tuning.result import Tuning
 from convsurgeon.tuning.survey import Clock
@@ -149,7 +148,9 @@ class _Tuner:
                 warnings.warn(f"{saved} holds choices {made}, none for {self._machine}: {then}", TuningWarning, 3)
                 if elsewhere == "ignore":
                     return self._unchanged("the saved choices are for other machines, or other models")
-        return self._measured() if found is None else self._carried_out(found, (), timed=False)
+        if found is None:
+            return self._measured()
+        return self._proven(Tuning(True, "carried out as it was saved", found), *self._carried_out(found))
 
     def _measured(self) -> Conversion:
         if not self._parts:
@@ -175,32 +176,45 @@ class _Tuner:
             )
             warnings.warn(f"nothing was tuned: {reason}", TuningWarning, 4)
             return self._unchanged(reason)
-        choice = Choice(self._machine, self._model, decisions)
-        if all(one.changes_nothing for one in decisions.values()):
-            return self._unchanged("no operator is faster otherwise", choice, tried)
-        return self._carried_out(choice, tuple(tried), timed=True)
+        return self._fastest(decisions, tried)
 
-    def _carried_out(self, choice: Choice, tried: tuple[Tried, ...], *, timed: bool) -> Conversion:
-        """The module with a choice carried out, if it computes the same, and is faster where that is timed."""
-        inputs, module, notes, copies = self._inputs(), shared_copy(self._module), Notes(), 0
+    def _fastest(self, decisions: Mapping[str, Decision], tried: list[Tried]) -> Conversion:
+        """Of what was decided, and of only calling the same operators faster, what is worth the change."""
+        chosen = {"called": Choice(self._machine, self._model, dict.fromkeys(decisions, Decision()))}
+        if not all(one.changes_nothing for one in decisions.values()):
+            chosen["decided"] = Choice(self._machine, self._model, decisions)
+        made = {name: self._carried_out(choice) for name, choice in chosen.items()}
+        calls = {name: self._call(module) for name, (module, _) in made.items()} | {"before": self._call(self._module)}
+        timed = timed_in_turn(calls, itertools.count(), budget_s=max(0.25 * self._clock.budget_s, 0.5))
+        self._tell()
+        pays = "decided" in timed and Ratio.of(timed["called"], timed["decided"]).is_gain
+        best = "decided" if pays else "called"
+        ratio = Ratio.of(timed["before"], timed[best])
+        if not ratio.is_gain:
+            brought = f"{ratio.median:.3f} x as fast, with a noise of {3 * ratio.noise:.3f}"
+            return self._unchanged(f"the whole model is {brought}: too little for a change", chosen[best], tried)
+        seconds = timed["before"].median, timed[best].median
+        tuning = Tuning(True, "measured", chosen[best], ratio, seconds, tried=tuple(tried))
+        return self._proven(tuning, *made[best])
+
+    def _carried_out(self, choice: Choice) -> tuple[nn.Module, Written]:
+        """The module with a choice carried out, and what that was."""
+        inputs, module, written = self._inputs(), shared_copy(self._module), Written()
         for path, decision in choice.decisions.items():
             part = module.get_submodule(path)
             assert isinstance(part, ConvertedModule)  # it has the fingerprint of one that had
-            more, added = carry_out(part, decision, inputs[path])
-            notes, copies = notes + more.inside(path), copies + added
-        ratio, seconds = None, None
-        if timed:
-            ratio, seconds = self._compared(module)
-            if not ratio.is_gain:
-                brought = f"{ratio.median:.3f} x as fast, with a noise of {3 * ratio.noise:.3f}"
-                return self._unchanged(f"the whole model is {brought}: too little for a change", choice, tried)
+            written += carry_out(part, path, decision, inputs[path])
+        return module, written
+
+    def _proven(self, tuning: Tuning, module: nn.Module, written: Written) -> Conversion:
+        """The conversion with a module that a choice was carried out in, if it computes the same."""
+        notes = written.notes
         verification, gradients = proven(self._reference, module, self._samples, self._tolerance, notes.baked)
         if not verification or not gradients.passed:
             why = str(gradients if verification else verification)
-            warnings.warn(f"nothing was tuned, for it would compute something else: {why}", TuningWarning, 4)
-            return self._unchanged(f"what was tuned computes something else: {why}", choice, tried)
-        reason = "measured" if timed else "carried out as it was saved"
-        tuning = Tuning(True, reason, choice, ratio, seconds, copies, tuple(tried), self._clock.spent)
+            warnings.warn(f"nothing was tuned, for it would compute something else: {why}", TuningWarning, 5)
+            return self._unchanged(f"what was tuned computes something else: {why}", tuning.choice, tuning.tried)
+        done = replace(tuning, copies=written.copies, functions=written.functions, spent_s=self._clock.spent)
         return replace(
             self._conversion,
             module=module,
@@ -208,20 +222,13 @@ class _Tuner:
             weight_map=self._conversion.weight_map.with_baked(notes.baked),
             program=None,
             exact=self._conversion.exact + notes,
-            tuning=tuning,
+            tuning=done,
         )
 
     def _unchanged(self, reason: str, choice: Choice | None = None, tried: Any = ()) -> Conversion:
         nothing = Choice(self._machine, self._model, {})
         tuning = Tuning(False, reason, choice or nothing, tried=tuple(tried), spent_s=self._clock.spent)
         return replace(self._conversion, tuning=tuning)
-
-    def _compared(self, module: nn.Module) -> tuple[Ratio, tuple[float, float]]:
-        """How many times faster another module is than the converted one, and the seconds of both."""
-        calls = {"before": self._call(self._module), "after": self._call(module)}
-        timed = timed_in_turn(calls, itertools.count(), budget_s=max(0.25 * self._clock.budget_s, 0.5))
-        self._tell()
-        return Ratio.of(timed["before"], timed["after"]), (timed["before"].median, timed["after"].median)
 
     def _call(self, module: nn.Module) -> Callable[[], Any]:
         """A call of a clone of a module, which takes the effects of running it."""

@@ -212,6 +212,27 @@ def test_what_counts_otherwise_than_normalisation_keeps_its_mode(step: int, alwa
         torch.testing.assert_close(module.train()(X), model.train()(X))
 
 
+class CountsAndRemembers(nn.Module):
+    """A counter, and a GRU, whose forward sets an attribute: what is compared is the second call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.gru = nn.Conv1d(4, 8, 3), nn.GRU(8, 8, batch_first=True)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.gru(self.conv(x).mT)[0]
+
+
+def test_what_is_called_twice_to_be_compared_counts_two_calls() -> None:
+    model = CountsAndRemembers().eval()
+    module = convsurgeon.convert(model, X, capture="export").module
+    assert module.calls == model.calls == 0
+    torch.testing.assert_close(module(X), model(X))
+    assert module.calls == 1
+
+
 class ByValue(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ Seconds = Callable[[Any], float]
 
 @contextmanager
 def clock(seconds: Seconds) -> Iterator[None]:
-    """Where operators seem to take the seconds that are told for their names, and what is tuned half of before."""
+    """Where operators seem to take the seconds that are told for their names, and what is decided half of before."""
 
     def timed(calls: Mapping[Any, Callable[[], Any]], *_: Any, **__: Any) -> dict[Any, Timing]:
         for call in calls.values():
@@ -23,7 +23,7 @@ def clock(seconds: Seconds) -> Iterator[None]:
         return {name: Timing((seconds(name),) * 4) for name in calls}
 
     def whole(calls: Mapping[Any, Callable[[], Any]], *_: Any, **__: Any) -> dict[Any, Timing]:
-        return {name: Timing((1.0 if name == "after" else 2.0,) * 4) for name in calls}
+        return {name: Timing((1.0 if name == "decided" else 2.0,) * 4) for name in calls}
 
     with (
         mock.patch("convsurgeon.tuning.survey.timed_in_turn", timed),
