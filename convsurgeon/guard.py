@@ -49,5 +49,10 @@ class WriteGuard(TorchDispatchMode):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]  # likewise
-        for parameter, before in self._saved:
-            parameter.copy_(before)
+        self.restore()
+
+    def restore(self) -> None:
+        """Put back what was written to while it was active."""
+        with torch.no_grad():
+            for parameter, before in self._saved:
+                parameter.copy_(before)

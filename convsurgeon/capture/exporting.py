@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import Dim, ExportedProgram, export
 from torch.fx.experimental import _config as symbolic_shapes
 from torch.utils import _pytree as pytree
@@ -126,7 +127,11 @@ def _exported(model: nn.Module, sample: Sample, way: Way) -> ExportedProgram:
     leaves = pytree.tree_leaves((given.args, dict(given.kwargs)))
     tensors = tuple(_apart(leaf for leaf in leaves if isinstance(leaf, torch.Tensor)))
     shapes = {"tensors": tuple([Dim.AUTO] * tensor.dim() for tensor in tensors)} if way.dynamic else None
-    return export(ByLeaves(model, given), tensors, dynamic_shapes=shapes, strict=way.strict)
+    program = export(ByLeaves(model, given), tensors, dynamic_shapes=shapes, strict=way.strict)
+    lost = [name for name, held in program.constants.items() if isinstance(held, FakeTensor)]
+    if lost:  # torch refuses most of these itself
+        raise RuntimeError(f"forward reads a tensor behind torch's back, as by .data, which is lost ({lost[0]})")
+    return program
 
 
 def _apart(tensors: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:

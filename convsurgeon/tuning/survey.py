@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import fx, nn
 
-from convsurgeon.cloning import clone_module, rewrap, share
+from convsurgeon.cloning import clone_module, rewrap, share, share_parameters
 from convsurgeon.observe import GraphRun
 from convsurgeon.rng import preserved_random_state
 from convsurgeon.samples import Sample
@@ -85,7 +85,7 @@ class Met:
 
 def meet(module: nn.Module, graph: fx.Graph, sample: Sample, traits: Mapping[fx.Node, Traits]) -> Iterator[Met]:
     """Run a clone of the module, and stop at each node that takes a value with a layout, the output too."""
-    clone = clone_module(module, share)
+    clone = clone_module(module, share_parameters)
     run = GraphRun(clone, graph, sample.map(lambda tensor: tensor.detach().clone()))
     with preserved_random_state(), torch.no_grad():
         for node, value in run.steps():

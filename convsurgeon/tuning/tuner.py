@@ -16,6 +16,7 @@ from torch import nn
 from convsurgeon.cloning import clone_module, share_parameters
 from convsurgeon.conversion import Conversion
 from convsurgeon.converted import ConvertedModule, shared_copy
+from convsurgeon.guard import WriteGuard
 from convsurgeon.rng import preserved_random_state
 from convsurgeon.samples import Sample, as_samples
 from convsurgeon.timing import Ratio, timed_in_turn
@@ -155,6 +156,14 @@ class _Tuner:
     def _measured(self) -> Conversion:
         if not self._parts:
             return self._unchanged("no part of the model is a graph")
+        with WriteGuard(self._module) as guard:
+            self._call(self._module)()
+        try:
+            return self._chosen()
+        finally:
+            guard.restore()  # what forward writes to parameters, which every call that was timed has written
+
+    def _chosen(self) -> Conversion:
         inputs = self._inputs()
         call = self._call(self._module)
         whole = timed_in_turn({"": call}, range(3))[""].least

@@ -233,6 +233,24 @@ def test_what_is_called_twice_to_be_compared_counts_two_calls() -> None:
     assert module.calls == 1
 
 
+class BehindTorchsBack(nn.Module):
+    """What it reads by ``.data`` torch.export doesn't see, and it can't be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.scale = nn.Conv1d(4, 4, 3), nn.Parameter(torch.ones(()), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.scale.data.mul_(2)
+        return self.conv(x) * self.scale if len(x.shape) == 3 and x.shape[0] else x
+
+
+def test_numbers_that_an_export_lost_are_told() -> None:
+    with pytest.raises(convsurgeon.CaptureError, match="can't be exported"):
+        convsurgeon.convert(BehindTorchsBack().eval(), X, capture="export")
+    assert convsurgeon.plan(BehindTorchsBack().eval(), X).capture.how == "islands"
+
+
 class ByValue(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -60,7 +60,7 @@ def test_they_compute_the_same() -> None:
     assert len(overloads(module)) > 25
     assert overloads(written) == {"aten.slice.Tensor", "aten.split.Tensor"}  # the first where it takes everything
     assert "slice(None, None, None), slice(1, -1, None))]" in written.code
-    for x in (X, torch.randn(3, 4, 33)):
+    for x in (X, torch.randn(3, 4, 20)):
         assert_same(written(x), module(x))
 
 

@@ -193,6 +193,32 @@ def test_nothing_changes_where_nothing_is_gained() -> None:
     assert "not changed: the whole model is 1.000 x as fast" in str(tuned)
 
 
+class Writes(nn.Module):
+    """Writes to a buffer and to a parameter in every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv1d(2, 8, 3, padding=1), nn.Conv1d(8, 2, 3, padding=1)
+        self.register_buffer("state", torch.zeros(2, 2, 40))
+        self.scale = nn.Parameter(torch.ones(()), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.second(self.first(x + self.state))
+        self.state.copy_(y)
+        self.scale.data.add_(1)
+        return y * self.scale
+
+
+@pytest.mark.parametrize("budget_s", [0.3, 1e-9])
+@pytest.mark.filterwarnings("ignore::convsurgeon.TuningWarning")
+def test_what_forward_writes_stays_as_it_was(budget_s: float) -> None:
+    model = Writes().eval()
+    conversion = convsurgeon.convert(model, X)
+    before = copy.deepcopy((model.state_dict(), conversion.module.state_dict()))
+    convsurgeon.tune(conversion, budget_s=budget_s)
+    assert_same((model.state_dict(), conversion.module.state_dict()), before)
+
+
 def test_a_budget_that_is_too_small_is_told_and_changes_nothing(conversion: convsurgeon.Conversion) -> None:
     with pytest.warns(convsurgeon.TuningWarning, match="give more as budget_s"):
         tuned = convsurgeon.tune(conversion, budget_s=1e-9)
