@@ -218,7 +218,10 @@ class _Tuner:
     def _proven(self, tuning: Tuning, module: nn.Module, written: Written) -> Conversion:
         """The conversion with a module that a choice was carried out in, if it computes the same."""
         notes = written.notes
-        verification, gradients = proven(self._reference, module, self._samples, self._tolerance, notes.baked)
+        again = tuning.ratio is None
+        verification, gradients = proven(
+            self._reference, module, self._samples, self._tolerance, notes.baked, again=again
+        )
         if not verification or not gradients.passed:
             why = str(gradients if verification else verification)
             warnings.warn(f"nothing was tuned, for it would compute something else: {why}", TuningWarning, 5)
