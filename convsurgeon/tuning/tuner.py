@@ -197,14 +197,17 @@ class _Tuner:
         timed = timed_in_turn(calls, itertools.count(), budget_s=max(0.25 * self._clock.budget_s, 0.5))
         self._tell()
         pays = "decided" in timed and Ratio.of(timed["called"], timed["decided"]).is_gain
-        best = "decided" if pays else "called"
-        ratio = Ratio.of(timed["before"], timed[best])
-        if not ratio.is_gain:
-            brought = f"{ratio.median:.3f} x as fast, with a noise of {3 * ratio.noise:.3f}"
-            return self._unchanged(f"the whole model is {brought}: too little for a change", chosen[best], tried)
-        seconds = timed["before"].median, timed[best].median
-        tuning = Tuning(True, "measured", chosen[best], ratio, seconds, tried=tuple(tried))
-        return self._proven(tuning, *made[best])
+        for name in ("decided", "called") if pays else ("called",):
+            ratio = Ratio.of(timed["before"], timed[name])
+            if not ratio.is_gain:
+                brought = f"{ratio.median:.3f} x as fast, with a noise of {3 * ratio.noise:.3f}"
+                return self._unchanged(f"the whole model is {brought}: too little for a change", chosen[name], tried)
+            seconds = timed["before"].median, timed[name].median
+            tuning = Tuning(True, "measured", chosen[name], ratio, seconds, tried=tuple(tried))
+            found = self._proven(tuning, *made[name])
+            if found.module is not self._module:
+                break
+        return found
 
     def _carried_out(self, choice: Choice) -> tuple[nn.Module, Written]:
         """The module with a choice carried out, and what that was."""
@@ -224,7 +227,7 @@ class _Tuner:
         )
         if not verification or not gradients.passed:
             why = str(gradients if verification else verification)
-            warnings.warn(f"nothing was tuned, for it would compute something else: {why}", TuningWarning, 5)
+            warnings.warn(f"a choice wasn't taken, for it would compute something else: {why}", TuningWarning, 5)
             return self._unchanged(f"what was tuned computes something else: {why}", tuning.choice, tuning.tried)
         done = replace(tuning, copies=written.copies, functions=written.functions, spent_s=self._clock.spent)
         return replace(

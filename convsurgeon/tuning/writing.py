@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
@@ -14,7 +14,7 @@ from convsurgeon.converted import ConvertedModule
 from convsurgeon.exact import REWRITES
 from convsurgeon.origin import ORIGIN, Origin
 from convsurgeon.rules import RULES
-from convsurgeon.spellings import is_aten
+from convsurgeon.spellings import is_aten, operator_name
 from convsurgeon.tuning.layouts import Layout
 from convsurgeon.tuning.survey import is_convolution, weight_laid_out
 from convsurgeon.tuning.traits import form_of
@@ -95,18 +95,21 @@ class _Writer:
         node.kwargs = {"memory_format": torch.channels_last}
 
     def _tell_strides(self, value: fx.Node) -> None:
-        """Give what was folded the strides that torch knows channels_last by.
+        """Give what was folded the strides that torch knows channels_last by."""
+        readers = list(value.users)
+        told = self._told(value, value.next)
+        for reader in readers:
+            reader.replace_input_with(value, told)
 
-        A view gives an axis of one element any stride, and torch looks at that of the batch.
+    def _told(self, value: fx.Node, before: fx.Node) -> fx.Node:
+        """A view of the value with the strides that torch knows channels_last by.
+
+        Any view may give an axis of one element another stride, and torch looks at that of the batch.
         """
-        with self._graph.inserting_after(value):
+        with self._graph.inserting_before(before):
             first = self._create("permute", value, aten.permute.default, [0, 2, 3, 1])
-        with self._graph.inserting_after(first):
             same = self._create("reshape_as", first, aten.reshape_as.default, first)
-        with self._graph.inserting_after(same):
-            last = self._create("permute", same, aten.permute.default, [0, 3, 1, 2])
-        value.replace_all_uses_with(last)
-        first.args = (value, [0, 2, 3, 1])
+            return self._create("permute", same, aten.permute.default, [0, 3, 1, 2])
 
     def _copy(self, value: fx.Node, layout: Layout, reader: fx.Node) -> fx.Node:
         key = (value, layout, reader if self._layouts.writes else None)
@@ -161,19 +164,45 @@ class _Writer:
             aligned.args = (node, 0)
 
     def lay_out_weights(self) -> None:
-        """The weights of convolutions that compute in channels_last; one that something else reads stays."""
-        last: set[fx.Node] = set()
-        read: dict[fx.Node, torch.Tensor] = {}
+        """The weights of convolutions that compute in channels_last; one that something else reads stays.
+
+        Where torch doesn't take the operand for channels_last, it computes the gradient of such a weight wrong, of one
+        with groups (slow_conv2d, aten/src/ATen/native/ConvolutionMM2d.cpp).
+        """
+        last: dict[fx.Node, nn.Parameter] = {}
         for node in self._graph.nodes:
-            if node.op == "get_attr":
-                read[node] = fetch(self._module, str(node.target))
-            elif self.takes(node) == "last" and is_convolution(node, self._module):
-                last.add(node)
-        wanted = [self._module.get_submodule(str(node.target)).weight for node in last if node.op == "call_module"]
-        wanted += [weight for node, weight in read.items() if node.users and last.issuperset(node.users)]
-        found = {id(one): one for one in wanted if isinstance(one, nn.Parameter) and one.ndim == 4}
-        new = {key: weight_laid_out(one, "last") for key, one in found.items()}
+            weight = self._weight(node) if self.takes(node) == "last" else None
+            if isinstance(weight, nn.Parameter) and weight.ndim == 4:
+                last[node] = weight
+        read = [node for node in self._graph.nodes if node.op == "get_attr" and not last.keys() >= node.users.keys()]
+        elsewhere = {id(fetch(self._module, str(node.target))) for node in read}
+        new = {id(one): weight_laid_out(one, "last") for one in last.values() if id(one) not in elsewhere}
+        for node, weight in last.items():
+            operand = node.all_input_nodes[0]
+            if id(weight) in new and self._groups(node) > 1 < weight.shape[1] and not self._is_known(operand):
+                node.replace_input_with(operand, self._told(operand, node))
         for holder in self._module.modules():
             for name, parameter in holder._parameters.items():
                 if id(parameter) in new:
                     holder._parameters[name] = new[id(parameter)]
+
+    def _is_known(self, value: fx.Node) -> bool:
+        """Whether torch takes a value that lies in channels_last for that."""
+        return is_convolution(value, self._module) or value in self.copies.values()
+
+    def _groups(self, node: fx.Node) -> int:
+        if node.op == "call_module":
+            return cast(int, self._module.get_submodule(str(node.target)).groups)
+        place = 8 if operator_name(node, {}) == "convolution" else 6
+        return cast(int, node.kwargs.get("groups", node.args[place] if len(node.args) > place else 1))
+
+    def _weight(self, node: fx.Node) -> torch.Tensor | None:
+        """The weight of a convolution, None of anything else, and where it is computed."""
+        if not is_convolution(node, self._module):
+            return None
+        if node.op == "call_module":
+            return cast(nn.Parameter, self._module.get_submodule(str(node.target)).weight)
+        held = node.kwargs.get("weight", node.args[1] if len(node.args) > 1 else None)
+        if not isinstance(held, fx.Node) or held.op != "get_attr":
+            return None
+        return cast(torch.Tensor, fetch(self._module, str(held.target)))

@@ -5,6 +5,7 @@ import json
 import pickle
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -354,3 +355,33 @@ def test_a_choice_for_another_model_is_told_of(tuned: convsurgeon.Conversion, tm
     other = convsurgeon.convert(nn.Conv1d(2, 8, 3), X)
     with clock(for_last), pytest.warns(convsurgeon.TuningWarning, match="holds choices for other models"):
         convsurgeon.tune(other, choice=path)
+
+
+class Squeezed(nn.Module):
+    """SqueezeBERT's feed-forward: grouped kernels of one tap on what was transposed, in a batch of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.wide = nn.LayerNorm(8), nn.Conv1d(8, 16, 1, groups=4)
+        self.narrow = nn.Conv1d(16, 8, 1, groups=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.layer(x.transpose(1, 2)).transpose(1, 2)
+        return self.narrow(F.gelu(self.wide(y))) + y
+
+
+@pytest.mark.parametrize("capture", ["trace", "export"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_of_grouped_weights_behind_a_transpose(capture: Any, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = Squeezed().eval().to(dtype)
+    x = torch.randn(1, 8, 12, dtype=dtype)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the kernel that misreads is for one
+    try:
+        with clock(for_last):
+            tuned = convsurgeon.tune(convsurgeon.convert(model, x, capture=capture))
+        assert told(tuned).taken, told(tuned).reason
+        convsurgeon.verify(model, tuned.module, x, gradients=True).require()
+    finally:
+        torch.set_num_threads(threads)
