@@ -42,8 +42,9 @@ def _as_they_are(args: Args) -> Args:
 
 def _as_index(args: Args) -> Args:
     """The arguments of a slice as Python's index has them."""
-    value, axis, *bounds = (*args, 0)[:2] + args[2:]
-    return value, (*[slice(None)] * axis, slice(*bounds))
+    left_out: tuple[Any, ...] = (0, None, None, None)[len(args) - 1 :]
+    value, axis, start, end, step = args + left_out
+    return value, (*[slice(None)] * axis, slice(start, end, step))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import fx
 
-from convsurgeon.capture import fetch
 from convsurgeon.converted import ConvertedModule
 from convsurgeon.exact import Notes, rewrite_exactly
 from convsurgeon.exact.shapes import name_in
@@ -21,7 +20,7 @@ from convsurgeon.tuning.assignment import Assignment, assign
 from convsurgeon.tuning.functions import call_functions
 from convsurgeon.tuning.layouts import Layout
 from convsurgeon.tuning.realising import REALISATIONS, realisations
-from convsurgeon.tuning.survey import Clock, Surveyed, copying, is_convolution, meet, survey
+from convsurgeon.tuning.survey import Clock, Surveyed, copying, is_convolution, meet, survey, weight_of
 from convsurgeon.tuning.traits import Traits, traits_of
 from convsurgeon.tuning.writing import Layouts, write_layouts
 
@@ -198,13 +197,8 @@ def _sharing(module: ConvertedModule) -> Iterator[tuple[fx.Node, fx.Node]]:
     """Pairs of convolutions that read one weight."""
     first: dict[int, fx.Node] = {}
     for node in module.graph.nodes:
-        if not is_convolution(node, module):
-            continue
-        if node.op == "call_module":
-            weights = [module.get_submodule(str(node.target)).weight]
-        else:
-            weights = [fetch(module, str(one.target)) for one in node.all_input_nodes if one.op == "get_attr"]
-        for weight in weights:
+        weight = weight_of(node, module) if is_convolution(node, module) else None
+        if weight is not None:
             before = first.setdefault(id(weight), node)
             if before is not node:
                 yield before, node

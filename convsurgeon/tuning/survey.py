@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import fx, nn
 
+from convsurgeon.capture import fetch
 from convsurgeon.cloning import clone_module, rewrap, share, share_parameters
 from convsurgeon.observe import GraphRun
 from convsurgeon.rng import preserved_random_state
@@ -195,6 +196,18 @@ def is_convolution(node: fx.Node, module: nn.Module) -> bool:
     if node.op == "call_module":
         return isinstance(module.get_submodule(str(node.target)), (nn.Conv2d, nn.ConvTranspose2d))
     return node.op == "call_function" and "conv" in operator_name(node, {})
+
+
+def weight_of(node: fx.Node, module: nn.Module) -> nn.Parameter | None:
+    """The weight of a convolution; None where it is computed."""
+    weight: Any = None
+    if node.op == "call_module":
+        weight = module.get_submodule(str(node.target)).weight
+    else:
+        held = node.kwargs.get("weight", node.args[1] if len(node.args) > 1 else None)
+        if isinstance(held, fx.Node) and held.op == "get_attr":
+            weight = fetch(module, str(held.target))
+    return weight if isinstance(weight, nn.Parameter) else None
 
 
 def weight_laid_out(weight: nn.Parameter, layout: Layout) -> nn.Parameter:

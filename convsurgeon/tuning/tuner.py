@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -137,16 +138,23 @@ class _Tuner:
         self._parts = {path: one for path, one in self._module.named_modules() if isinstance(one, ConvertedModule)}
         self._machine = Machine.here(self._module, samples[0])
         self._model = fingerprint(self._parts)
+        self._warnings: list[str] = []
 
     def tuned(self, saved: str | PathLike[str] | None, elsewhere: Elsewhere) -> Conversion:
-        """The conversion by a saved choice, or else by what is measured."""
+        """The conversion by a saved choice, or else by what is measured; says in warnings what wasn't done."""
+        found = self._tuned(saved, elsewhere)
+        for warning in self._warnings:
+            warnings.warn(warning, TuningWarning, 3)
+        return found
+
+    def _tuned(self, saved: str | PathLike[str] | None, elsewhere: Elsewhere) -> Conversion:
         found: Choice | None = None
         if saved is not None:
             found, others = load_choice(saved, self._machine, self._model)
             if found is None:
                 made = f"for {'; '.join(map(str, others))}" if others else "for other models"
                 then = "measuring again" if elsewhere == "measure" else "nothing is changed"
-                warnings.warn(f"{saved} holds choices {made}, none for {self._machine}: {then}", TuningWarning, 3)
+                self._warnings.append(f"{saved} holds choices {made}, none for {self._machine}: {then}")
                 if elsewhere == "ignore":
                     return self._unchanged("the saved choices are for other machines, or other models")
         if found is None:
@@ -164,16 +172,15 @@ class _Tuner:
             guard.restore()  # what forward writes to parameters, which every call that was timed has written
 
     def _chosen(self) -> Conversion:
-        inputs = self._inputs()
         call = self._call(self._module)
         whole = timed_in_turn({"": call}, range(3))[""].least
         if whole < _LEAST_S:
             return self._unchanged(f"a call takes {1e6 * whole:.0f} us, which is too short to tell anything by")
         decisions: dict[str, Decision] = {}
         tried: list[Tried] = []
-        known = Known(len(inputs))
+        known = Known(len(self._inputs))
         try:
-            for path, sample in inputs.items():
+            for path, sample in self._inputs.items():
                 decisions[path], more = decide(
                     self._parts[path], sample, known, self._clock, self._tell, free_output=path == ""
                 )
@@ -183,7 +190,7 @@ class _Tuner:
                 f"{self._clock.budget_s:g} s were too little to time its operators (a call takes {whole:.3g} s); "
                 "give more as budget_s"
             )
-            warnings.warn(f"nothing was tuned: {reason}", TuningWarning, 4)
+            self._warnings.append(f"nothing was tuned: {reason}")
             return self._unchanged(reason)
         return self._fastest(decisions, tried)
 
@@ -211,11 +218,11 @@ class _Tuner:
 
     def _carried_out(self, choice: Choice) -> tuple[nn.Module, Written]:
         """The module with a choice carried out, and what that was."""
-        inputs, module, written = self._inputs(), shared_copy(self._module), Written()
+        module, written = shared_copy(self._module), Written()
         for path, decision in choice.decisions.items():
             part = module.get_submodule(path)
             assert isinstance(part, ConvertedModule)  # it has the fingerprint of one that had
-            written += carry_out(part, path, decision, inputs[path])
+            written += carry_out(part, path, decision, self._inputs[path])
         return module, written
 
     def _proven(self, tuning: Tuning, module: nn.Module, written: Written) -> Conversion:
@@ -227,7 +234,7 @@ class _Tuner:
         )
         if not verification or not gradients.passed:
             why = str(gradients if verification else verification)
-            warnings.warn(f"a choice wasn't taken, for it would compute something else: {why}", TuningWarning, 5)
+            self._warnings.append(f"a choice wasn't taken, for it would compute something else: {why}")
             return self._unchanged(f"what was tuned computes something else: {why}", tuning.choice, tuning.tried)
         done = replace(tuning, copies=written.copies, functions=written.functions, spent_s=self._clock.spent)
         return replace(
@@ -258,6 +265,7 @@ class _Tuner:
 
         return call
 
+    @functools.cached_property
     def _inputs(self) -> dict[str, Sample]:
         """What each graph is called with first, in one run; an island that isn't called has nothing to time."""
         (sample, *_) = self._samples

@@ -12,11 +12,12 @@ from torch import fx, nn
 from convsurgeon.capture import fetch
 from convsurgeon.converted import ConvertedModule
 from convsurgeon.exact import REWRITES
+from convsurgeon.exact.arguments import arguments
 from convsurgeon.origin import ORIGIN, Origin
 from convsurgeon.rules import RULES
-from convsurgeon.spellings import is_aten, operator_name
+from convsurgeon.spellings import is_aten
 from convsurgeon.tuning.layouts import Layout
-from convsurgeon.tuning.survey import is_convolution, weight_laid_out
+from convsurgeon.tuning.survey import is_convolution, weight_laid_out, weight_of
 from convsurgeon.tuning.traits import form_of
 
 aten = torch.ops.aten
@@ -171,15 +172,16 @@ class _Writer:
         """
         last: dict[fx.Node, nn.Parameter] = {}
         for node in self._graph.nodes:
-            weight = self._weight(node) if self.takes(node) == "last" else None
-            if isinstance(weight, nn.Parameter) and weight.ndim == 4:
-                last[node] = weight
+            if self.takes(node) == "last" and is_convolution(node, self._module):
+                weight = weight_of(node, self._module)
+                if weight is not None and weight.ndim == 4:
+                    last[node] = weight
         read = [node for node in self._graph.nodes if node.op == "get_attr" and not last.keys() >= node.users.keys()]
         elsewhere = {id(fetch(self._module, str(node.target))) for node in read}
         new = {id(one): weight_laid_out(one, "last") for one in last.values() if id(one) not in elsewhere}
         for node, weight in last.items():
             operand = node.all_input_nodes[0]
-            if id(weight) in new and self._groups(node) > 1 < weight.shape[1] and not self._is_known(operand):
+            if id(weight) in new and weight.shape[1] > 1 and self._has_groups(node) and not self._is_known(operand):
                 node.replace_input_with(operand, self._told(operand, node))
         for holder in self._module.modules():
             for name, parameter in holder._parameters.items():
@@ -190,19 +192,9 @@ class _Writer:
         """Whether torch takes a value that lies in channels_last for that."""
         return is_convolution(value, self._module) or value in self.copies.values()
 
-    def _groups(self, node: fx.Node) -> int:
+    def _has_groups(self, node: fx.Node) -> bool:
+        """Whether a convolution has groups; one that can't be read is taken for that."""
         if node.op == "call_module":
-            return cast(int, self._module.get_submodule(str(node.target)).groups)
-        place = 8 if operator_name(node, {}) == "convolution" else 6
-        return cast(int, node.kwargs.get("groups", node.args[place] if len(node.args) > place else 1))
-
-    def _weight(self, node: fx.Node) -> torch.Tensor | None:
-        """The weight of a convolution, None of anything else, and where it is computed."""
-        if not is_convolution(node, self._module):
-            return None
-        if node.op == "call_module":
-            return cast(nn.Parameter, self._module.get_submodule(str(node.target)).weight)
-        held = node.kwargs.get("weight", node.args[1] if len(node.args) > 1 else None)
-        if not isinstance(held, fx.Node) or held.op != "get_attr":
-            return None
-        return cast(torch.Tensor, fetch(self._module, str(held.target)))
+            return cast(int, self._module.get_submodule(str(node.target)).groups) > 1
+        read = arguments(node, {})
+        return read is None or read[1]["groups"] > 1

@@ -222,8 +222,9 @@ def test_what_forward_writes_stays_as_it_was(budget_s: float) -> None:
 
 
 def test_a_budget_that_is_too_small_is_told_and_changes_nothing(conversion: convsurgeon.Conversion) -> None:
-    with pytest.warns(convsurgeon.TuningWarning, match="give more as budget_s"):
+    with pytest.warns(convsurgeon.TuningWarning, match="give more as budget_s") as seen:
         tuned = convsurgeon.tune(conversion, budget_s=1e-9)
+    assert seen[0].filename == __file__
     assert tuned.module is conversion.module
     assert not told(tuned).taken
 
