@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,3 +21,4 @@ def process_group() -> Iterator[bool]:
         yield dist.get_rank() == 0
     finally:
         dist.destroy_process_group()
+        gc.collect()  # torch keeps the group in a cycle, and its threads abort a process that ends before they do
