@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from typing import Any, Literal
 
@@ -23,20 +24,40 @@ class ConvolvesIn2d(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (torch.conv1d, torch.conv_transpose1d):
-            return self._in_2d(func, args, kwargs or {})
+            return _in_2d(func, self._axis, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
-    def _in_2d(self, func: Any, args: Any, kwargs: dict[str, Any]) -> torch.Tensor:
-        spelling = FUNCTIONS[func]
-        bound = spelling.signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        way = RULES[spelling.operator].lift(Arguments(bound.arguments), self._axis)
-        assert isinstance(way, Lifted)
-        bound.arguments.update({name: value for name, value in way.changes.items() if name in bound.arguments})
-        for name in ("input", "weight"):
-            bound.arguments[name] = self._axis.lift(bound.arguments[name].contiguous())
-        result: torch.Tensor = spelling.targets[Lifted](*bound.args, **bound.kwargs)
-        return self._axis.lower(result).contiguous()
+
+def _in_2d(
+    func: Any,
+    axis: UnitAxis,
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *given: Any,
+    **named: Any,
+) -> torch.Tensor:
+    geometry = tuple(tuple(one) if isinstance(one, list) else one for one in (*given, *named.values()))
+    in_2d, arguments = _geometry_in_2d(func, axis, geometry, tuple(named))
+    result: torch.Tensor = in_2d(axis.lift(input.contiguous()), axis.lift(weight.contiguous()), bias, *arguments)
+    return axis.lower(result).contiguous()
+
+
+@functools.lru_cache(maxsize=1024)
+def _geometry_in_2d(func: Any, axis: UnitAxis, geometry: tuple[Any, ...], named: tuple[str, ...]) -> Any:
+    """The 2-D function, and its arguments that aren't tensors; `named` names the last of the 1-D ones in `geometry`.
+
+    A rule takes longer than a small convolution, and the same layers are called again and again.
+    """
+    spelling, given = FUNCTIONS[func], len(geometry) - len(named)
+    bound = spelling.signature.bind(
+        None, None, None, *geometry[:given], **dict(zip(named, geometry[given:], strict=True))
+    )
+    bound.apply_defaults()
+    way = RULES[spelling.operator].lift(Arguments(bound.arguments), axis)
+    assert isinstance(way, Lifted)
+    bound.arguments.update({name: value for name, value in way.changes.items() if name in bound.arguments})
+    return spelling.targets[Lifted], bound.args[3:]
 
 
 def convolve_in_place(module: nn.Module, axis: UnitAxis) -> None:
