@@ -6,26 +6,32 @@ Two sets: the models of tests/models/full_size.py, at sizes that they are used i
 so small that a forward is mostly Python. What is shown is the median, over the rounds, of the original's milliseconds
 and of how many times faster each variant is, with how far off that may be; then the geometric mean and the least of
 these over each set, and over what is depthwise-heavy in it: at least half of the convolutions with a kernel above 1.
+
+"at most" is how many times faster it would be if nothing took time but its multiplications, at the rate at which torch
+multiplies large matrices here: what no order or layout of the same operators gets beyond.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import statistics
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from models.collection import COLLECTION, Architecture
 from models.full_size import FULL_SIZE, is_depthwise_heavy
+from torch.utils.flop_counter import FlopCounterMode
 
 import convsurgeon
 from convsurgeon.commands.benching import DTYPES, Figures, Refused, Wanted, measured, variants
 from convsurgeon.commands.plotting import plot_ratios, require_plotting
 from convsurgeon.samples import Sample
+from convsurgeon.timing import timed_in_turn
 from convsurgeon.tuning.choice import Machine
 
 SETS: dict[str, Sequence[Architecture]] = {"full size": FULL_SIZE, "collection": COLLECTION}
@@ -37,7 +43,13 @@ class Result:
     def __init__(self, of: str, architecture: Architecture) -> None:
         self.of, self.name = of, architecture.name
         self.depthwise, self.reason = False, ""
+        self.multiplying_s = 0.0
         self.found: dict[str, Figures] = {}
+
+    @property
+    def most(self) -> float:
+        """How many times faster than the original it is where only multiplications take time; inf if it has none."""
+        return self.found["original"].median_s / self.multiplying_s if self.multiplying_s else float("inf")
 
 
 def timed(of: str, architecture: Architecture, wanted: Wanted) -> Result:
@@ -53,7 +65,11 @@ def timed(of: str, architecture: Architecture, wanted: Wanted) -> Result:
         modules = {"original": model, "converted": conversion.module}
         if wanted.tune_s is not None:
             modules["tuned"] = convsurgeon.tune(conversion, budget_s=wanted.tune_s).module
-        found = measured(variants(modules, sample, wanted), rounds_for(model, sample, wanted.rounds))
+        ways = variants(modules, sample, wanted)
+        if wanted.tune_s is not None:
+            ways = (way for way in ways if way.name != "converted, compiled")  # which is minutes more
+        result.multiplying_s = flops_of(model, sample) / matmul_rate(dtype, torch.get_num_threads())
+        found = measured(ways, rounds_for(model, sample, wanted.rounds))
     except Exception as error:  # the models are other people's; one that fails is told, and the others are timed
         result.reason = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
         return result
@@ -72,10 +88,28 @@ def rounds_for(model: torch.nn.Module, sample: Sample, least: int) -> int:
     return max(least, min(200, int(2.0 / (time.perf_counter() - start))))
 
 
+def flops_of(model: torch.nn.Module, sample: Sample) -> int:
+    """The floating point operations of a forward's convolutions and products; torch counts none of recurrent layers."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(**sample.kwargs)
+    return counter.get_total_flops()
+
+
+@functools.cache
+def matmul_rate(dtype: torch.dtype, threads: int) -> float:
+    """Floating point operations a second of the fastest of some products of large matrices, on so many threads."""
+    seconds = []
+    for size in (512, 1024, 2048):
+        one = torch.randn(size, size).to(dtype)
+        timed = timed_in_turn({"": lambda one=one: torch.mm(one, one)}, range(10))[""]
+        seconds.append(timed.least / (2 * size**3))
+    return 1 / min(seconds)
+
+
 def names_of(wanted: Wanted) -> list[str]:
     """The variants besides the original, in order."""
     plain = ["original", "converted", *(["tuned"] if wanted.tune_s is not None else [])]
-    tools = [f"{name}, compiled" for name in plain] if wanted.compiled else []
+    tools = [f"{name}, compiled" for name in dict.fromkeys((plain[0], plain[-1]))] if wanted.compiled else []
     return [*plain[1:], *tools]
 
 
@@ -84,25 +118,41 @@ def row(result: Result, names: Iterable[str]) -> str:
     line = f"{result.name[:34]:34} {'d' if result.depthwise else ' '}"
     if not result.found:
         return f"{line} {result.reason}"
-    line += f"{1000 * result.found['original'].median_s:10.2f}"
+    line += f"{1000 * result.found['original'].median_s:10.2f}{result.most:9.2f}"
     for name in names:
         one = result.found.get(name)
         line += " " * 20 if one is None else f"{f'{one.speedup:.2f} +- {one.noise:.2f}':>20}"
     return f"{line}  {result.reason}".rstrip()
 
 
-def summary(results: Sequence[Result], names: Iterable[str]) -> Iterable[str]:
+def summary(results: Sequence[Result], names: Sequence[str]) -> Iterable[str]:
     """The geometric mean and the least ratio of each variant, over each set and what is depthwise-heavy in it."""
+    pairs = [(name, "original") for name in names]
+    if "tuned, compiled" in names:
+        pairs.append(("tuned, compiled", "original, compiled"))
     for of in SETS:
         for depthwise in (False, True):
             several = [one for one in results if one.of == of and one.found and one.depthwise >= depthwise]
-            for name in names:
-                ratios = {one.name: one.found[name].speedup for one in several if name in one.found}
-                if ratios:
-                    least = min(ratios, key=lambda one: ratios[one])
-                    which = f"{of}{', depthwise-heavy' if depthwise else ''}: {name}"
-                    mean = statistics.geometric_mean(ratios.values())
-                    yield f"{which:48} {len(ratios):3} models, mean {mean:.3f}, least {ratios[least]:.3f} ({least})"
+            which = f"{of}{', depthwise-heavy' if depthwise else ''}"
+            for name, base in pairs:
+                both = {one.name: one.found for one in several if name in one.found and base in one.found}
+                yield from _summed(
+                    f"{which}: {name}{'' if base == 'original' else f' / {base}'}",
+                    {model: ratio_of(found, name, base) for model, found in both.items()},
+                )
+            yield from _summed(f"{which}: at most", {one.name: one.most for one in several if one.multiplying_s})
+
+
+def ratio_of(found: Mapping[str, Figures], name: str, base: str) -> float:
+    """How many times faster one variant is than another."""
+    return found[name].speedup if base == "original" else found[base].median_s / found[name].median_s
+
+
+def _summed(which: str, ratios: Mapping[str, float]) -> Iterable[str]:
+    if ratios:
+        least = min(ratios, key=lambda one: ratios[one])
+        mean = statistics.geometric_mean(ratios.values())
+        yield f"{which:64} {len(ratios):3} models, mean {mean:.3f}, least {ratios[least]:.3f} ({least})"
 
 
 def main() -> None:
@@ -130,7 +180,7 @@ def main() -> None:
     for of in options.set or SETS:
         chosen = [one for one in SETS[of] if options.only is None or one.name in options.only]
         if chosen:
-            print(f"\n{of:36}{'original ms':>11}" + "".join(f"{name:>20}" for name in names))
+            print(f"\n{of:36}{'original ms':>11}{'at most':>9}" + "".join(f"{name:>20}" for name in names))
         for architecture in chosen:
             results.append(timed(of, architecture, wanted))
             print(row(results[-1], names), flush=True)
