@@ -1,6 +1,6 @@
 """How fast published models are as they are, converted, tuned and compiled: in one process, in turn.
 
-PYTHONPATH=tests python tests/benchmarks/collection_speed.py [--tune] [--compiled] [--only NAME] [--plot speed.svg]
+PYTHONPATH=tests python tests/benchmarks/collection_speed.py [--tune] [--fold] [--compiled] [--only NAME] [--plot FILE]
 
 Two sets: the models of tests/models/full_size.py, at sizes that they are used in, and the collection, whose models are
 so small that a forward is mostly Python. What is shown is the median, over the rounds, of the original's milliseconds
@@ -52,7 +52,7 @@ class Result:
         return self.found["original"].median_s / self.multiplying_s if self.multiplying_s else float("inf")
 
 
-def timed(of: str, architecture: Architecture, wanted: Wanted) -> Result:
+def timed(of: str, architecture: Architecture, wanted: Wanted, *, fold: bool) -> Result:
     """Convert a model, tune it if that is wanted, and time all there is of it."""
     result = Result(of, architecture)
     torch.manual_seed(0)
@@ -61,7 +61,7 @@ def timed(of: str, architecture: Architecture, wanted: Wanted) -> Result:
     sample = Sample((), architecture.sample).map(lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf)
     result.depthwise = is_depthwise_heavy(model)
     try:
-        conversion = convsurgeon.convert(model, sample)
+        conversion = convsurgeon.convert(model, sample, fold=fold, exact=["fold_batch_norm"] if fold else [])
         modules = {"original": model, "converted": conversion.module}
         if wanted.tune_s is not None:
             modules["tuned"] = convsurgeon.tune(conversion, budget_s=wanted.tune_s).module
@@ -163,6 +163,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15, help="how often each is timed at least (default: 15)")
     parser.add_argument("--compiled", action="store_true", help="torch.compile each as well, which takes minutes")
     parser.add_argument("--tune", action="store_true", help="tune each converted model as well")
+    parser.add_argument("--fold", action="store_true", help="fold batch norms, and computed weights")
     parser.add_argument("--budget", type=float, default=45.0, help="seconds for tuning one model (default: 45)")
     parser.add_argument("--set", choices=SETS, action="append", help="one set alone")
     parser.add_argument("--only", metavar="NAME", action="append", help="one model alone; may be repeated")
@@ -182,7 +183,7 @@ def main() -> None:
         if chosen:
             print(f"\n{of:36}{'original ms':>11}{'at most':>9}" + "".join(f"{name:>20}" for name in names))
         for architecture in chosen:
-            results.append(timed(of, architecture, wanted))
+            results.append(timed(of, architecture, wanted, fold=options.fold))
             print(row(results[-1], names), flush=True)
             gc.collect()
     print(f"\nafter {time.perf_counter() - started:.0f} s, of how many times faster than the original:")
