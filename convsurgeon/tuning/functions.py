@@ -7,6 +7,7 @@ few numbers takes 3.6 us so and 1.5 us as ``torch.add``, a convolution 16 and 9 
 from __future__ import annotations
 
 import operator
+import sys
 import types
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
@@ -42,9 +43,21 @@ def _as_they_are(args: Args) -> Args:
 
 def _as_index(args: Args) -> Args:
     """The arguments of a slice as Python's index has them."""
-    left_out: tuple[Any, ...] = (0, None, None, None)[len(args) - 1 :]
-    value, axis, start, end, step = args + left_out
+    value, axis, start, end, step = _all_of_slice(args)
     return value, (*[slice(None)] * axis, slice(start, end, step))
+
+
+def _all_of_slice(args: Args) -> Args:
+    """The arguments of a slice with those that were left out."""
+    left_out: tuple[Any, ...] = (0, None, None, None)[len(args) - 1 :]
+    return args + left_out
+
+
+def _bounds_spelled_out(args: Args) -> Args:
+    """The arguments of a slice with what None stands for: it begins at 0, and ends where all does."""
+    value, axis, start, end, step = _all_of_slice(args)
+    whole = (0, sys.maxsize, 1)
+    return value, axis, *(of if one is None else one for one, of in zip((start, end, step), whole, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +148,8 @@ class _Recorded(TorchDispatchMode):
         self.calls: list[Any] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.calls.append((func, _described((args, kwargs or {}))))
+        given = _bounds_spelled_out(args) if func is aten.slice.Tensor else args
+        self.calls.append((func, _described((given, kwargs or {}))))
         return func(*args, **(kwargs or {}))
 
 

@@ -64,6 +64,28 @@ def test_they_compute_the_same() -> None:
         assert_same(written(x), module(x))
 
 
+class Rolling(nn.Module):
+    """Keeps the end of what it was given, for as many as there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(4, 4, 3)
+        self.register_buffer("kept", torch.zeros(16, 4, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.cat([self.kept[: x.size(0)], x], -1)
+        self.kept[: x.size(0)] = x[..., -2:]
+        return self.conv(x)
+
+
+def test_a_slice_from_the_start_is_an_index_whatever_it_leaves_out() -> None:
+    module, written = spelled(Rolling().eval(), X)
+    assert "aten.slice.Tensor" in overloads(module)
+    assert "aten.slice.Tensor" not in overloads(written)
+    for x in (X, torch.randn(2, 4, 20), torch.randn(3, 4, 31)):
+        assert_same(written(x), module(x))
+
+
 def test_asking_leaves_no_trace() -> None:
     torch.manual_seed(0)
     model = Various().eval()
