@@ -95,7 +95,7 @@ def _whole(model: nn.Module, samples: tuple[Sample, ...], way: str, lap: Callabl
             f"  forward does something that it doesn't hold; {_ADVICE}"
         ) from error
     if not faithful:
-        raise unfaithful(model, way)
+        raise unfaithful(model, way, first)
     lap("compare")
     return Part(captured, observed.facts, samples)
 
@@ -114,13 +114,21 @@ _GRAPHS = {"trace": "traced graph", "export": "exported graph"}
 _ADVICE = "capture='auto' tries other ways, and 'islands' keeps the model's own Python"
 
 
-def unfaithful(model: nn.Module, way: str) -> CaptureError:
-    """The error of a capture that isn't the model."""
+def unfaithful(model: nn.Module, way: str, sample: Sample) -> CaptureError:
+    """The error of a capture that isn't the model, which runs on the sample."""
     if model._forward_hooks or model._forward_pre_hooks:
         return CaptureError(
             f"{type(model).__name__} has hooks of its own, with which it computes something else than forward does\n"
             "  a graph is made of forward alone; remove them, and register them on the result; or take "
             "capture='islands', which keeps the model's own Python"
+        )
+    held = dict(model.named_buffers())
+    made = [name for name in call_of(model, sample).buffers if name not in held]
+    if made:
+        several = f", and {len(made) - 1} more" if len(made) > 1 else ""
+        return CaptureError(
+            f"{type(model).__name__} makes buffers in its first call ({made[0]}{several}), and computes something else "
+            f"from then on\n  call it once, and convert it then: it may be one graph\n  {_ADVICE}"
         )
     return CaptureError(
         f"the {_GRAPHS.get(way, 'graph')} of {type(model).__name__} was captured without an error, and computes "

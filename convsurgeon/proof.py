@@ -35,7 +35,7 @@ def _require_faithful(model: nn.Module, captured: Capture, samples: tuple[Sample
     """Raise if the graph wasn't the model to begin with."""
     graph = _GraphAsModule(captured)
     if not verify_samples(model, graph, samples, None, gradients=False, train=False, capture=None).passed:
-        raise unfaithful(model, captured.how)
+        raise unfaithful(model, captured.how, samples[0])
 
 
 class _GraphAsModule(nn.Module):

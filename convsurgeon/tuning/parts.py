@@ -20,7 +20,7 @@ from convsurgeon.tuning.assignment import Assignment, assign
 from convsurgeon.tuning.functions import call_functions
 from convsurgeon.tuning.layouts import Layout
 from convsurgeon.tuning.realising import REALISATIONS, realisations
-from convsurgeon.tuning.survey import Clock, Surveyed, copying, is_convolution, meet, survey, weight_of
+from convsurgeon.tuning.survey import Clock, Realisations, Surveyed, copying, is_convolution, meet, survey, weight_of
 from convsurgeon.tuning.traits import Traits, traits_of
 from convsurgeon.tuning.writing import Layouts, write_layouts
 
@@ -59,10 +59,12 @@ class Decision:
 class Known:
     """What was timed, for this graph and others of the same model: operators by their keys, and copies by their sizes.
 
-    `graphs`: how many there are, which share what time there is.
+    `graphs`: how many there are, which share what time there is. `hurried`: how many kinds of convolutions were timed
+    in either layout alone, and not by exact rewrites, since time was short.
     """
 
     graphs: int = 1
+    hurried: int = 0
     operators: dict[Any, Surveyed] = field(default_factory=dict)
     copies: dict[Any, float] = field(default_factory=dict)
 
@@ -141,14 +143,14 @@ def _survey(
     tell: Callable[[], None],
 ) -> tuple[dict[fx.Node, Surveyed], dict[fx.Node, float]]:
     """What every node does in either layout, and what it costs to copy each value; those that are alike, once."""
-    each = clock.share(known.graphs * len({one.key for one in traits.values() if one.operands}))
+    kinds = known.graphs * len({one.key for one in traits.values() if one.operands})
     crowded = {path for path, count in Counter(_convolved(module)).items() if count > 1}
     surveyed: dict[fx.Node, Surveyed] = {}
     copies: dict[fx.Node, float] = {}
     for met in meet(module, module.graph, inputs, traits):
         if clock.is_over:
             raise OutOfTimeError
-        key, (value, *_) = traits[met.node].key, met.operands.values()
+        each = clock.share(kinds)
         for operand, value in met.operands.items():
             size = (value.shape, value.dtype) if isinstance(value, torch.Tensor) else None
             if size not in known.copies:
@@ -157,11 +159,15 @@ def _survey(
         if met.node.op == "output":
             continue
         alone = is_convolution(met.node, module) and met.node not in shared and module_of(met.node) not in crowded
-        if (key, alone) not in known.operators:
-            rewritten = realisations(module, met.node, value) if alone else ()
-            known.operators[key, alone] = survey(met, traits[met.node], rewritten, each)
+        key = traits[met.node].key, alone
+        if key not in known.operators:
+            known.hurried += alone and clock.is_short
+            rewritten: Realisations = ()
+            if alone and not clock.is_short:
+                rewritten = realisations(module, met.node, next(iter(met.operands.values())))
+            known.operators[key] = survey(met, traits[met.node], rewritten, each)
             tell()
-        surveyed[met.node] = known.operators[key, alone]
+        surveyed[met.node] = known.operators[key]
     return surveyed, copies
 
 

@@ -26,7 +26,8 @@ class Tuning:
 
     `ratio`: how many times faster the tuned module is than the converted one, and `seconds` those of both, None where
     that wasn't measured. `copies`: how many nodes bring a value into another layout, and `functions`: how many call a
-    function of torch where they called the ATen overload behind it. `spent_s`: the seconds that all of it took.
+    function of torch where they called the ATen overload behind it. `hurried`: how many kinds of convolutions weren't
+    timed by exact rewrites, for want of time. `spent_s`: the seconds that all of it took.
     """
 
     taken: bool
@@ -36,6 +37,7 @@ class Tuning:
     seconds: tuple[float, float] | None = None
     copies: int = 0
     functions: int = 0
+    hurried: int = 0
     tried: tuple[Tried, ...] = field(default=(), repr=False)
     spent_s: float = 0.0
 
@@ -58,6 +60,7 @@ class Tuning:
             "seconds": None if self.seconds is None else list(self.seconds),
             "copies": self.copies,
             "functions": self.functions,
+            "hurried": self.hurried,
             "spent_s": self.spent_s,
             "tried": [
                 {
@@ -90,6 +93,9 @@ class Tuning:
             rewritten.update({name: len(paths) for name, paths in decision.rewrites.items()})
         if rewritten:
             yield f"  rewritten exactly: {', '.join(f'{count} x {name}' for name, count in rewritten.items())}"
+        if self.hurried:
+            kinds = f"{self.hurried} {'kind' if self.hurried == 1 else 'kinds'} of convolutions"
+            yield f"  {kinds} not tried by exact rewrites, for want of time: give more as budget_s"
         if self.functions:
             yield f"  {self.functions} ATen overloads called as functions of torch, which takes less Python"
         if decisions:

@@ -69,8 +69,15 @@ class Clock:
         """Whether nothing is left."""
         return self.spent > self.budget_s
 
+    @property
+    def is_short(self) -> bool:
+        """Whether what is left is for what has to be timed: each operator in either layout, and then the whole."""
+        return self.spent > 0.5 * self.budget_s
+
     def share(self, parts: int) -> float:
         """The seconds for one of so many operators: a part of all, since what comes after takes time too."""
+        if self.is_short:
+            return _LEAST_S
         return min(max(0.4 * self.budget_s / max(parts, 1), _LEAST_S), _MOST_S)
 
 

@@ -192,9 +192,9 @@ class _Tuner:
             )
             self._warnings.append(f"nothing was tuned: {reason}")
             return self._unchanged(reason)
-        return self._fastest(decisions, tried)
+        return self._fastest(decisions, tried, known.hurried)
 
-    def _fastest(self, decisions: Mapping[str, Decision], tried: list[Tried]) -> Conversion:
+    def _fastest(self, decisions: Mapping[str, Decision], tried: list[Tried], hurried: int) -> Conversion:
         """Of what was decided, and of only calling the same operators faster, what is worth the change."""
         chosen = {"called": Choice(self._machine, self._model, dict.fromkeys(decisions, Decision()))}
         if not all(one.changes_nothing for one in decisions.values()):
@@ -210,7 +210,7 @@ class _Tuner:
                 brought = f"{ratio.median:.3f} x as fast, with a noise of {3 * ratio.noise:.3f}"
                 return self._unchanged(f"the whole model is {brought}: too little for a change", chosen[name], tried)
             seconds = timed["before"].median, timed[name].median
-            tuning = Tuning(True, "measured", chosen[name], ratio, seconds, tried=tuple(tried))
+            tuning = Tuning(True, "measured", chosen[name], ratio, seconds, hurried=hurried, tried=tuple(tried))
             found = self._proven(tuning, *made[name])
             if found.module is not self._module:
                 break

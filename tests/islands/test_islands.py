@@ -188,6 +188,39 @@ def test_what_python_calls_itself_is_computed_in_place() -> None:
     assert convsurgeon.verify(model, conversion.module, X, gradients=True).passed
 
 
+class Streaming(nn.Module):
+    """Keeps the end of what it was given, in a buffer that its first call makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.ready = nn.Conv1d(4, 4, 3), False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.ready:
+            self.register_buffer("end", x.new_zeros(*x.shape[:2], 2))
+            self.ready = True
+        x = torch.cat([self.end, x], -1)
+        self.end.copy_(x[..., -2:])
+        return self.conv(x)
+
+
+def test_a_model_that_makes_its_state_in_its_first_call_is_one_graph_after_it() -> None:
+    model = Streaming().eval()
+    conversion = convsurgeon.convert(model, X)
+    assert conversion.plan.in_place or conversion.plan.capture.islands
+    plan = " ".join(str(conversion.plan).split())
+    assert "Streaming makes buffers in its first call (end), and computes something else from then on" in plan
+    assert "call it once, and convert it then" in plan
+    assert not model.ready
+    with torch.no_grad():
+        model(X)
+    conversion = convsurgeon.convert(model, X)
+    assert conversion.plan.capture.how == "trace"
+    assert not conversion.plan.in_place
+    for x in (X, X + 1):
+        torch.testing.assert_close(conversion.module(x), model(x))
+
+
 def test_excluded_modules_stay_1d_among_islands() -> None:
     conversion = convsurgeon.convert(Functional().eval(), X, exclude=["inner.blocks.1"])
     ranks = ranks_of_convolutions(conversion.module, X)

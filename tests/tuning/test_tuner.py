@@ -229,6 +229,19 @@ def test_a_budget_that_is_too_small_is_told_and_changes_nothing(conversion: conv
     assert not told(tuned).taken
 
 
+def test_where_time_is_short_convolutions_are_tried_in_either_layout_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convsurgeon.tuning.survey.Clock.is_short", True)
+    conversion = convsurgeon.convert(nn.Conv1d(2, 4, 3, dilation=2), X)
+    with clock(for_last):
+        tuned = convsurgeon.tune(conversion)
+    assert told(tuned).hurried == 1
+    assert [set(one.seconds) for one in told(tuned).tried] == [{""}]
+    assert set(told(tuned).tried[0].seconds[""]) == {"plain", "last"}
+    assert "1 kind of convolutions not tried by exact rewrites, for want of time: give more as budget_s" in " ".join(
+        str(tuned).split()
+    )
+
+
 def test_what_is_too_short_to_time_is_left() -> None:
     conversion = convsurgeon.convert(nn.Conv1d(1, 1, 1), torch.randn(1, 1, 2))
     with clock(for_last), pytest.MonkeyPatch.context() as patch:
