@@ -30,6 +30,9 @@ from convsurgeon.tuning.choice import Machine
 Call = Callable[[], Any]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+KEEPING_LAYOUTS = {"layout_optimization": False}
+"""What inductor is told for a tuned module. Of itself, it takes every 2-D convolution on a CPU to channels_last."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -153,7 +156,8 @@ def variants(modules: Mapping[str, nn.Module], sample: Sample, wanted: Wanted) -
     for name, module in modules.items():
         yield Variant(name, partial(_called, module, sample))
     for name, module in modules.items() if wanted.compiled else ():
-        yield Variant(f"{name}, compiled", partial(_called, module, sample, compiled=True))
+        compiled = partial(torch.compile, options=KEEPING_LAYOUTS if name == "tuned" else None)
+        yield Variant(f"{name}, compiled", partial(_called, module, sample, compiled))
     tools = installed() if wanted.runtimes else {}
     exports = {name: Exported(modules[name], sample) for name in ("original", "converted") if tools}
     for tool, make in tools.items():
@@ -189,9 +193,9 @@ def _figures(name: str, first: Timing, own: Timing, peak: int | None) -> Figures
     return Figures(name, own.median, own.least, own.most, ratio.median, ratio.noise, peak)
 
 
-def _called(module: nn.Module, sample: Sample, *, compiled: bool = False) -> Call:
+def _called(module: nn.Module, sample: Sample, compiled: Callable[[nn.Module], Any] | None = None) -> Call:
     given = sample_for(module, sample)
-    run: Callable[..., Any] = torch.compile(module) if compiled else module
+    run: Callable[..., Any] = module if compiled is None else compiled(module)
 
     def call() -> None:
         with torch.no_grad():
