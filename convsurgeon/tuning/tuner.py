@@ -58,7 +58,8 @@ def tune(
     faster by more than the noise, and than 1 %, and computes the same: outputs, and gradients where it has them.
 
     Outputs may have other strides than before, and layers that draw random numbers in training may draw others.
-    Weights that lie in channels_last have memory of their own, under the same names and shapes.
+    Weights that lie in channels_last have memory of their own, under the same names and shapes. On a CPU, compile the
+    tuned module by ``torch.compile(module, options={"layout_optimization": False})``: inductor chooses layouts anew.
 
     Args:
         conversion: what `convsurgeon.convert` returned; it stays as it is.
