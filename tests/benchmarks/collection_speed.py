@@ -14,6 +14,7 @@ multiplies large matrices here: what no order or layout of the same operators ge
 from __future__ import annotations
 
 import argparse
+import copy
 import functools
 import gc
 import statistics
@@ -92,8 +93,9 @@ def rounds_for(model: torch.nn.Module, sample: Sample, least: int) -> int:
 
 def flops_of(model: torch.nn.Module, sample: Sample) -> int:
     """The floating point operations of a forward's convolutions and products; torch counts none of recurrent layers."""
+    counted = copy.deepcopy(model).requires_grad_(False)  # the counter asks for gradients where there may be some
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(**sample.kwargs)
+        counted(**sample.kwargs)
     return counter.get_total_flops()
 
 
