@@ -8,7 +8,8 @@ and of how many times faster each variant is, with how far off that may be; then
 these over each set, and over what is depthwise-heavy in it: at least half of the convolutions with a kernel above 1.
 
 "at most" is how many times faster it would be if nothing took time but its multiplications, at the rate at which torch
-multiplies large matrices here: what no order or layout of the same operators gets beyond.
+multiplies large matrices here: what no order or layout of the same operators gets beyond. (Of a dtype that the machine
+has no instructions for it tells nothing: large products are slow then.)
 """
 
 from __future__ import annotations
