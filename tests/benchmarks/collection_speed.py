@@ -149,8 +149,8 @@ def summary(results: Sequence[Result], names: Sequence[str]) -> Iterable[str]:
 
 
 def ratio_of(found: Mapping[str, Figures], name: str, base: str) -> float:
-    """How many times faster one variant is than another."""
-    return found[name].speedup if base == "original" else found[base].median_s / found[name].median_s
+    """How many times faster one variant is than another, by what each is beside the original in the same rounds."""
+    return found[name].speedup / found[base].speedup
 
 
 def _summed(which: str, ratios: Mapping[str, float]) -> Iterable[str]:
