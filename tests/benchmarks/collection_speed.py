@@ -62,9 +62,9 @@ def timed(of: str, architecture: Architecture, wanted: Wanted, *, fold: bool) ->
     model = architecture.build().eval().to(dtype)
     sample = Sample((), architecture.sample).map(lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf)
     result.depthwise = is_depthwise_heavy(model)
-    with torch.no_grad():
-        model(**sample.kwargs)  # as one that is in use has been: some make their state in their first call
     try:
+        with torch.no_grad():
+            model(**sample.kwargs)  # as one that is in use has been: some make their state in their first call
         conversion = convsurgeon.convert(model, sample, fold=fold, exact=["fold_batch_norm"] if fold else [])
         modules = {"original": model, "converted": conversion.module}
         if wanted.tune_s is not None:
