@@ -38,26 +38,34 @@ def _in_2d(
     **named: Any,
 ) -> torch.Tensor:
     geometry = tuple(tuple(one) if isinstance(one, list) else one for one in (*given, *named.values()))
-    in_2d, arguments = _geometry_in_2d(func, axis, geometry, tuple(named))
-    result: torch.Tensor = in_2d(axis.lift(input.contiguous()), axis.lift(weight.contiguous()), bias, *arguments)
+    arguments = _geometry_in_2d(func, axis.position, axis.square, geometry, tuple(named))
+    in_2d = torch.conv2d if func is torch.conv1d else torch.conv_transpose2d
+    result = in_2d(axis.lift(input.contiguous()), axis.lift(weight.contiguous()), bias, *arguments)
     return axis.lower(result).contiguous()
 
 
-@functools.lru_cache(maxsize=1024)
-def _geometry_in_2d(func: Any, axis: UnitAxis, geometry: tuple[Any, ...], named: tuple[str, ...]) -> Any:
-    """The 2-D function, and its arguments that aren't tensors; `named` names the last of the 1-D ones in `geometry`.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch leaves it untyped
+def _geometry_in_2d(func: Any, *given: Any) -> tuple[Any, ...]:
+    """The arguments of the 2-D function that aren't tensors; dynamo, which can't trace a rule, asks for them once."""
+    return _asked(func, *given)
 
-    A rule takes longer than a small convolution, and the same layers are called again and again.
+
+@functools.lru_cache(maxsize=1024)
+def _asked(
+    func: Any, position: Literal[-2, -1], square: bool, geometry: tuple[Any, ...], named: tuple[str, ...]
+) -> tuple[Any, ...]:
+    """What the rule says of the 1-D arguments in `geometry`, the last of which have names.
+
+    It takes longer than a small convolution, and the same layers are called again and again.
     """
-    spelling, given = FUNCTIONS[func], len(geometry) - len(named)
-    bound = spelling.signature.bind(
-        None, None, None, *geometry[:given], **dict(zip(named, geometry[given:], strict=True))
-    )
+    spelling, unnamed = FUNCTIONS[func], len(geometry) - len(named)
+    by_name = dict(zip(named, geometry[unnamed:], strict=True))
+    bound = spelling.signature.bind(None, None, None, *geometry[:unnamed], **by_name)
     bound.apply_defaults()
-    way = RULES[spelling.operator].lift(Arguments(bound.arguments), axis)
+    way = RULES[spelling.operator].lift(Arguments(bound.arguments), UnitAxis(position, square))
     assert isinstance(way, Lifted)
     bound.arguments.update({name: value for name, value in way.changes.items() if name in bound.arguments})
-    return spelling.targets[Lifted], bound.args[3:]
+    return bound.args[3:]
 
 
 def convolve_in_place(module: nn.Module, axis: UnitAxis) -> None:

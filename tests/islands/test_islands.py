@@ -188,6 +188,18 @@ def test_what_python_calls_itself_is_computed_in_place() -> None:
     assert convsurgeon.verify(model, conversion.module, X, gradients=True).passed
 
 
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+def test_what_is_computed_in_place_can_be_compiled(backend: str) -> None:
+    model = Functional().eval()
+    conversion = assert_converted(model, X)
+    assert conversion.plan.in_place == ("",)
+    compiled = torch.compile(conversion.module, backend=backend)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(X), model(X))
+        torch.testing.assert_close(compiled(X[..., :9]), model(X[..., :9]))
+    torch._dynamo.reset()
+
+
 class Streaming(nn.Module):
     """Keeps the end of what it was given, in a buffer that its first call makes."""
 
