@@ -111,11 +111,18 @@ def test_what_is_asked_for_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
         return conversion
 
     monkeypatch.setattr(convsurgeon, "tune", tune, raising=False)
-    monkeypatch.setattr(torch, "compile", lambda module: module)
+
+    def compiled(module: torch.nn.Module, *, options: dict[str, bool] | None) -> torch.nn.Module:
+        options_seen.append(options)
+        return module
+
+    options_seen: list[dict[str, bool] | None] = []
+    monkeypatch.setattr(torch, "compile", compiled)
     found = data("--no-runtimes", "--compiled", "--tune", "--budget", "2", "--profile")
     plain = ["original", "converted", "tuned"]
     assert names(found["figures"]) == [*plain, *(f"{name}, compiled" for name in plain)]
     assert asked == [2.0]
+    assert options_seen == [None, None, {"layout_optimization": False}]
     assert names(found["profile"]["costs"])
     assert "node by node" in bench("--no-runtimes", "--profile").stdout
 
