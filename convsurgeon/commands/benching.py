@@ -30,7 +30,7 @@ from convsurgeon.tuning.choice import Machine
 Call = Callable[[], Any]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-KEEPING_LAYOUTS = {"layout_optimization": False}
+_KEEPING_LAYOUTS = {"layout_optimization": False}
 """What inductor is told for a tuned module. Of itself, it takes every 2-D convolution on a CPU to channels_last."""
 
 
@@ -156,7 +156,7 @@ def variants(modules: Mapping[str, nn.Module], sample: Sample, wanted: Wanted) -
     for name, module in modules.items():
         yield Variant(name, partial(_called, module, sample))
     for name, module in modules.items() if wanted.compiled else ():
-        compiled = partial(torch.compile, options=KEEPING_LAYOUTS if name == "tuned" else None)
+        compiled = partial(torch.compile, options=_KEEPING_LAYOUTS if name == "tuned" else None)
         yield Variant(f"{name}, compiled", partial(_called, module, sample, compiled))
     tools = installed() if wanted.runtimes else {}
     exports = {name: Exported(modules[name], sample) for name in ("original", "converted") if tools}

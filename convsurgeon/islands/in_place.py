@@ -39,6 +39,7 @@ def _in_2d(
 ) -> torch.Tensor:
     geometry = tuple(tuple(one) if isinstance(one, list) else one for one in (*given, *named.values()))
     arguments = _geometry_in_2d(func, axis.position, axis.square, geometry, tuple(named))
+    # by name, for dynamo can't guard a function that comes out of a constant
     in_2d = torch.conv2d if func is torch.conv1d else torch.conv_transpose2d
     result = in_2d(axis.lift(input.contiguous()), axis.lift(weight.contiguous()), bias, *arguments)
     return axis.lower(result).contiguous()
