@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,13 +16,15 @@ class OutOfTime(BaseException):
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
     """Inside, `OutOfTime` is raised after `seconds`, as soon as this thread runs Python again."""
-    thread = ctypes.c_ulong(threading.get_ident())
-    lock, done = threading.Lock(), False
+    thread = threading.get_ident()
+    lock, done, sent = threading.Lock(), False, False
 
     def interrupt() -> None:
+        nonlocal sent
         with lock:
             if not done:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(OutOfTime))
+                sent = True
+                _raise_in(thread)
 
     timer = threading.Timer(seconds, interrupt)
     timer.daemon = True
@@ -29,7 +32,26 @@ def time_limit(seconds: float) -> Iterator[None]:
     try:
         yield
     finally:
+        timer.cancel()
         with lock:
             done = True
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, None)  # one that is still on its way
-        timer.cancel()
+        if sent:
+            _take_back(thread)
+
+
+def _raise_in(thread: int) -> None:
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(OutOfTime))
+
+
+def _take_back(thread: int) -> None:
+    """End what may still be on its way to this thread.
+
+    CPython 3.11 takes a null pointer for that nothing is, but goes on looking: a thread that a profiler or debugger is
+    then set on never gets beyond its next call. So another one is sent, and caught.
+    """
+    try:
+        _raise_in(thread)
+        while True:
+            time.sleep(0)
+    except OutOfTime:
+        pass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import time
 from collections import namedtuple
 from typing import Any
 
@@ -15,7 +14,6 @@ from support import converted_and_equal, ranks_of_convolutions
 from torch import nn
 
 import convsurgeon
-from convsurgeon.capture import limit
 
 X = torch.randn(1, 4, 16)
 
@@ -284,20 +282,6 @@ def test_what_can_not_be_exported_tells_where(kind: type[nn.Module], message: st
     conversion = convsurgeon.convert(kind().eval(), X)
     assert conversion.plan.capture.how == "islands"
     assert len(conversion.plan.capture.before) == 2
-
-
-def test_a_time_limit_interrupts_and_ends() -> None:
-    with pytest.raises(limit.OutOfTime):
-        _wait_within(0.05)
-    with limit.time_limit(0.05):
-        pass
-    time.sleep(0.1)
-
-
-def _wait_within(seconds: float) -> None:
-    with limit.time_limit(seconds):
-        while True:
-            time.sleep(0.01)
 
 
 def test_a_model_with_a_recurrent_layer_can_be_saved() -> None:
