@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -118,7 +117,7 @@ def survey(met: Met, traits: Traits, rewritten: Realisations, budget_s: float) -
             found = call()
             if layout_of(found) in (makes[layout], None):
                 calls[name, layout] = call
-    timed = timed_in_turn(calls, itertools.count(), budget_s=budget_s)
+    timed = timed_in_turn(calls, budget_s=budget_s)
     seen = next(iter(traits.operands.values()))
     return _chosen({key: one.least for key, one in timed.items()}, makes, seen)
 
@@ -162,7 +161,7 @@ def copying(value: Any, budget_s: float) -> float:
     calls: dict[Hashable, Callable[[], Any]] = {}
     for layout in LAYOUTS:
         calls[layout] = functools.partial(copied, copied(value, other(layout)), layout)
-    return max(one.least for one in timed_in_turn(calls, itertools.count(), budget_s=budget_s).values())
+    return max(one.least for one in timed_in_turn(calls, budget_s=budget_s).values())
 
 
 def _strides(value: Any) -> list[tuple[int, ...]]:

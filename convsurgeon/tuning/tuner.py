@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from convsurgeon.converted import ConvertedModule, shared_copy
 from convsurgeon.guard import WriteGuard
 from convsurgeon.rng import preserved_random_state
 from convsurgeon.samples import Sample, as_samples
-from convsurgeon.timing import Ratio, timed_in_turn
+from convsurgeon.timing import MOST_ROUNDS, Ratio, timed_in_turn
 from convsurgeon.tuning.choice import Choice, Machine, fingerprint, load_choice
 from convsurgeon.tuning.parts import Decision, Known, OutOfTimeError, Tried, Written, carry_out, decide
 from convsurgeon.tuning.proof import proven
@@ -34,6 +33,9 @@ BUDGET_S = 45.0
 
 _LEAST_S = 50e-6
 """A call that takes less is too short to tell anything by."""
+
+_WHOLE_S = 0.5
+"""How long calls of the whole model are timed at least, so that no moment in which the machine is busy decides."""
 
 
 class TuningWarning(UserWarning):
@@ -193,16 +195,17 @@ class _Tuner:
             )
             self._warnings.append(f"nothing was tuned: {reason}")
             return self._unchanged(reason)
-        return self._fastest(decisions, tried, known.hurried)
+        rounds = max(MOST_ROUNDS, int(_WHOLE_S / whole))
+        return self._fastest(decisions, tried, known.hurried, rounds)
 
-    def _fastest(self, decisions: Mapping[str, Decision], tried: list[Tried], hurried: int) -> Conversion:
+    def _fastest(self, decisions: Mapping[str, Decision], tried: list[Tried], hurried: int, rounds: int) -> Conversion:
         """Of what was decided, and of only calling the same operators faster, what is worth the change."""
         chosen = {"called": Choice(self._machine, self._model, dict.fromkeys(decisions, Decision()))}
         if not all(one.changes_nothing for one in decisions.values()):
             chosen["decided"] = Choice(self._machine, self._model, decisions)
         made = {name: self._carried_out(choice) for name, choice in chosen.items()}
         calls = {name: self._call(module) for name, (module, _) in made.items()} | {"before": self._call(self._module)}
-        timed = timed_in_turn(calls, itertools.count(), budget_s=max(0.25 * self._clock.budget_s, 0.5))
+        timed = timed_in_turn(calls, range(rounds), budget_s=max(0.25 * self._clock.budget_s, 0.5))
         self._tell()
         pays = "decided" in timed and Ratio.of(timed["called"], timed["decided"]).is_gain
         for name in ("decided", "called") if pays else ("called",):

@@ -1,6 +1,6 @@
-"""How fast published models are as they are, converted, tuned and compiled: in one process, in turn.
+"""How fast published models are as they are, converted, tuned, compiled and in other tools: in one process, in turn.
 
-PYTHONPATH=tests python tests/benchmarks/collection_speed.py [--tune] [--fold] [--compiled] [--only NAME] [--plot FILE]
+PYTHONPATH=tests python tests/benchmarks/collection_speed.py [--tune] [--fold] [--compiled] [--runtimes] ...
 
 Two sets: the models of tests/models/full_size.py, at sizes that they are used in, and the collection, whose models are
 so small that a forward is mostly Python. What is shown is the median, over the rounds, of the original's milliseconds
@@ -32,6 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import convsurgeon
 from convsurgeon.commands.benching import DTYPES, Figures, Refused, Wanted, measured, variants
 from convsurgeon.commands.plotting import plot_ratios, require_plotting
+from convsurgeon.commands.runtimes import installed
 from convsurgeon.samples import Sample
 from convsurgeon.timing import timed_in_turn
 from convsurgeon.tuning.choice import Machine
@@ -113,8 +114,9 @@ def matmul_rate(dtype: torch.dtype, threads: int) -> float:
 def names_of(wanted: Wanted) -> list[str]:
     """The variants besides the original, in order; compiling the converted one beside the tuned is minutes more."""
     plain = ["original", "converted", *(["tuned"] if wanted.tune_s is not None else [])]
-    tools = [f"{name}, compiled" for name in dict.fromkeys((plain[0], plain[-1]))] if wanted.compiled else []
-    return [*plain[1:], *tools]
+    compiled = [f"{name}, compiled" for name in (plain[0], plain[-1])] if wanted.compiled else []
+    run = [f"{name}, {tool}" for tool in installed() for name in plain[:2]] if wanted.runtimes else []
+    return [*plain[1:], *compiled, *run]
 
 
 def row(result: Result, names: Iterable[str]) -> str:
@@ -125,15 +127,17 @@ def row(result: Result, names: Iterable[str]) -> str:
     line += f"{1000 * result.found['original'].median_s:10.2f}{result.most:9.2f}"
     for name in names:
         one = result.found.get(name)
-        line += " " * 20 if one is None else f"{f'{one.speedup:.2f} +- {one.noise:.2f}':>20}"
+        line += " " * 25 if one is None else f"{f'{one.speedup:.2f} +- {one.noise:.2f}':>25}"
     return f"{line}  {result.reason}".rstrip()
 
 
 def summary(results: Sequence[Result], names: Sequence[str]) -> Iterable[str]:
     """The geometric mean and the least ratio of each variant, over each set and what is depthwise-heavy in it."""
     pairs = [(name, "original") for name in names]
-    if "tuned, compiled" in names:
-        pairs.append(("tuned, compiled", "original, compiled"))
+    for name in names:
+        module, _, tool = name.partition(", ")
+        if tool and module != "original":
+            pairs.append((name, f"original, {tool}"))
     for of in SETS:
         for depthwise in (False, True):
             several = [one for one in results if one.of == of and one.found and one.depthwise >= depthwise]
@@ -166,11 +170,13 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--rounds", type=int, default=15, help="how often each is timed at least (default: 15)")
     parser.add_argument("--compiled", action="store_true", help="torch.compile each as well, which takes minutes")
+    parser.add_argument("--runtimes", action="store_true", help="onnxruntime and OpenVINO as well, if installed")
     parser.add_argument("--tune", action="store_true", help="tune each converted model as well")
     parser.add_argument("--fold", action="store_true", help="fold batch norms, and computed weights")
     parser.add_argument("--budget", type=float, default=45.0, help="seconds for tuning one model (default: 45)")
     parser.add_argument("--set", choices=SETS, action="append", help="one set alone")
-    parser.add_argument("--only", metavar="NAME", action="append", help="one model alone; may be repeated")
+    named = sorted({one.name for models in SETS.values() for one in models})
+    parser.add_argument("--only", metavar="NAME", action="append", choices=named, help="one model, or several")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios, such as speed.svg")
     options = parser.parse_args()
     if options.plot is not None:
@@ -178,14 +184,14 @@ def main() -> None:
     warnings.simplefilter("ignore")  # what the packages warn of is theirs
     torch.set_num_threads(options.threads)
     tune_s = options.budget if options.tune else None
-    wanted = Wanted(options.rounds, None, options.dtype, options.compiled, runtimes=False, tune_s=tune_s)
+    wanted = Wanted(options.rounds, None, options.dtype, options.compiled, options.runtimes, tune_s)
     names, results, started = names_of(wanted), [], time.perf_counter()
     here = f"{Machine.here(torch.nn.Identity(), Sample((torch.empty(1, dtype=DTYPES[options.dtype]),)))}"
     print(f"{here}, at least {options.rounds} rounds in turn")
     for of in options.set or SETS:
         chosen = [one for one in SETS[of] if options.only is None or one.name in options.only]
         if chosen:
-            print(f"\n{of:36}{'original ms':>11}{'at most':>9}" + "".join(f"{name:>20}" for name in names))
+            print(f"\n{of:36}{'original ms':>11}{'at most':>9}" + "".join(f"{name:>25}" for name in names))
         for architecture in chosen:
             results.append(timed(of, architecture, wanted, fold=options.fold))
             print(row(results[-1], names), flush=True)
