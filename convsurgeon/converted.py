@@ -181,6 +181,13 @@ class ConvertedModule(fx.GraphModule):
             ConvertedModule.__new__(ConvertedModule), type(self).__name__, _contents(self), copied_graph(self._graph)
         )
 
+    def _replicate_for_data_parallel(self) -> ConvertedModule:
+        """As ``nn.Module`` does, for `nn.DataParallel`: a GraphModule's own keeps parameters where tensors are put."""
+        replica: ConvertedModule = object.__new__(type(self))
+        emptied = {"_parameters": {}, "_buffers": self._buffers.copy(), "_modules": self._modules.copy()}
+        vars(replica).update(vars(self) | emptied | {"_is_replica": True})
+        return replica
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _new, (), (type(self).__name__, _contents(self), freeze_graph(self._graph)), None, None, _restore
 
@@ -188,12 +195,12 @@ class ConvertedModule(fx.GraphModule):
 def shared_copy(module: nn.Module) -> nn.Module:
     """A copy of a converted model that shares the storage of its parameters, and whose graphs can be changed."""
     copied = clone_module(module, share_parameters)
-    new = {id(one): copy.copy(one) for one in copied.modules() if isinstance(one, ConvertedModule)}
-    for parent in (*copied.modules(), *new.values()):
-        for name, child in parent._modules.items():
-            if child is not None:
-                parent._modules[name] = new.get(id(child), child)
-    return new.get(id(copied), copied)
+    for one in copied.modules():
+        if isinstance(one, ConvertedModule):
+            name = type(one).__name__
+            one.__class__ = type(_new())  # the clone's is the original's, which holds the code
+            _fill(one, name, {}, copied_graph(one._graph))
+    return copied
 
 
 def _restoring_grad_mode(forward: Callable[..., Any]) -> Callable[..., Any]:

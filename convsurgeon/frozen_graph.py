@@ -24,8 +24,8 @@ class _Ref:
 
 
 @dataclass(frozen=True, slots=True)
-class _Overload:
-    """Stands for an ATen operator, which can't be pickled itself."""
+class _Named:
+    """Stands for what torch has by this name: an ATen operator or a memory format, which pickles don't take."""
 
     path: tuple[str, ...]
 
@@ -111,13 +111,15 @@ def _thaw_codegen(frozen: Any) -> fx.graph.CodeGen:
 
 
 def _freeze_target(target: Any) -> Any:
-    return _Overload(tuple(str(target).split("."))) if isinstance(target, torch._ops.OpOverload) else target
+    if isinstance(target, torch._ops.OpOverload):
+        return _Named(("ops", *str(target).split(".")))
+    return _Named(tuple(str(target).split(".")[1:])) if isinstance(target, torch.memory_format) else target
 
 
 def _thaw_target(target: Any) -> Any:
-    if not isinstance(target, _Overload):
+    if not isinstance(target, _Named):
         return target
-    value: Any = torch.ops
+    value: Any = torch
     for atom in target.path:
         value = getattr(value, atom)
     return value

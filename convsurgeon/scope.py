@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.module import _WrappedHook
+from torch.nn.utils.weight_norm import WeightNorm
 
 from convsurgeon.errors import UnsupportedError
 
@@ -17,6 +19,8 @@ _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 def take_contents(module: nn.Module, source: nn.Module, *, attributes: bool = False) -> None:
     """Fill a new module with what `source` holds: submodules, parameters, buffers, tensors, hooks and mode.
 
+    The hooks of weight norm stay behind: the graph does what they do, and ``remove_weight_norm`` finds none to remove.
+
     `attributes`: everything else that hangs on `source` as well, for a module of the same kind.
     """
     vars(module).update(
@@ -24,6 +28,11 @@ def take_contents(module: nn.Module, source: nn.Module, *, attributes: bool = Fa
         for key, value in vars(source).items()
         if attributes or key in _OF_EVERY_MODULE or isinstance(value, torch.Tensor)
     )
+    norms = [key for key, hook in module._forward_pre_hooks.items() if isinstance(hook, WeightNorm)]
+    if norms:
+        module._forward_pre_hooks = copy.copy(module._forward_pre_hooks)
+        for key in norms:
+            del module._forward_pre_hooks[key]
     hooks = module._load_state_dict_pre_hooks
     for key, hook in hooks.items():
         if isinstance(hook, _WrappedHook) and hook.with_module:

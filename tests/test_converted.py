@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -198,3 +199,49 @@ def test_a_graph_module_is_taken_as_it_is(model: Model) -> None:
     assert conversion.plan.capture.how == "graph"
     torch.testing.assert_close(conversion.module(x), model(x))
     assert len(conversion.plan.convolutions) == 5
+
+
+@pytest.mark.parametrize("protocol", [2, pickle.HIGHEST_PROTOCOL])
+def test_a_graph_that_names_a_memory_format_is_pickled(protocol: int) -> None:
+    class Contiguous(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).contiguous(memory_format=torch.contiguous_format)
+
+    x = torch.randn(2, 3, 9)
+    module = convsurgeon.convert(Contiguous(nn.Conv1d(3, 4, 3)).eval(), x).module
+    assert torch.equal(pickle.loads(pickle.dumps(module, protocol))(x), module(x))
+
+
+def test_data_parallel_replicates_it(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def on_each(tensors: list[torch.Tensor], devices: list[int], detach: bool = False) -> list[list[torch.Tensor]]:
+        return [[one.detach() if detach else one * 1 for one in tensors] for _ in devices]
+
+    replicating = sys.modules["torch.nn.parallel.replicate"]
+    monkeypatch.setattr(replicating, "_broadcast_coalesced_reshape", on_each)
+    x = torch.randn(2, 2, 16)
+    module = convsurgeon.convert(model.eval(), x).module
+    for replica in replicating.replicate(module, [0, 1]):
+        assert type(replica) is type(module)
+        assert torch.equal(replica(x), module(x))
+        replica(x).sum().backward()
+    gradient = module.get_parameter("blocks.0.gain").grad
+    assert gradient is not None
+
+
+@pytest.mark.parametrize("branches", [False, True])
+def test_weight_norm_that_is_in_the_graph_is_not_taken_off(branches: bool) -> None:
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            with pytest.warns(FutureWarning, match="weight_norm"):
+                self.conv = nn.utils.weight_norm(nn.Conv1d(3, 4, 3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.conv(x)
+            return y * 2 if branches and float(y.detach().sum()) > 1e9 else y
+
+    model, x = Normed().eval(), torch.randn(2, 3, 9)
+    module = convsurgeon.convert(model, x).module
+    with pytest.raises(ValueError, match="weight_norm of 'weight' not found"):
+        nn.utils.remove_weight_norm(module.conv)
+    torch.testing.assert_close(module(x), model(x))
