@@ -219,11 +219,12 @@ def weight_of(node: fx.Node, module: nn.Module) -> nn.Parameter | None:
 def weight_laid_out(weight: nn.Parameter, layout: Layout) -> nn.Parameter:
     """A weight in a layout, by its strides too: where they tell nothing, they are what torch takes the layout from.
 
-    (C_out, 1, 1, K), or (C_out, C_in, 1, 1), shares its memory with what it was.
+    What is laid out has memory of its own, even where it lies as it did: torch refuses to load a weight from itself
+    with other strides.
     """
     if layout == "plain":
         return weight
     by_channel = (weight.shape[0], *weight.shape[2:], weight.shape[1])
     strides = torch.empty(by_channel, device="meta").movedim(-1, 1).stride()
-    data = laid_out(weight.detach(), layout).as_strided(weight.shape, strides)
+    data = copied(weight.detach(), layout).as_strided(weight.shape, strides)
     return cast(nn.Parameter, rewrap(weight, data))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from os import PathLike
@@ -162,6 +162,8 @@ class _Tuner:
                     return self._unchanged("the saved choices are for other machines, or other models")
         if found is None:
             return self._measured()
+        if not found.decisions:
+            return self._unchanged("nothing was changed where the choice was saved")
         return self._proven(Tuning(True, "carried out as it was saved", found), *self._carried_out(found))
 
     def _measured(self) -> Conversion:
@@ -212,7 +214,7 @@ class _Tuner:
             ratio = Ratio.of(timed["before"], timed[name])
             if not ratio.is_gain:
                 brought = f"{ratio.median:.3f} x as fast, with a noise of {3 * ratio.noise:.3f}"
-                return self._unchanged(f"the whole model is {brought}: too little for a change", chosen[name], tried)
+                return self._unchanged(f"the whole model is {brought}: too little for a change", tried)
             seconds = timed["before"].median, timed[name].median
             tuning = Tuning(True, "measured", chosen[name], ratio, seconds, hurried=hurried, tried=tuple(tried))
             found = self._proven(tuning, *made[name])
@@ -239,7 +241,7 @@ class _Tuner:
         if not verification or not gradients.passed:
             why = str(gradients if verification else verification)
             self._warnings.append(f"a choice wasn't taken, for it would compute something else: {why}")
-            return self._unchanged(f"what was tuned computes something else: {why}", tuning.choice, tuning.tried)
+            return self._unchanged(f"what was tuned computes something else: {why}", tuning.tried)
         done = replace(tuning, copies=written.copies, functions=written.functions, spent_s=self._clock.spent)
         return replace(
             self._conversion,
@@ -251,9 +253,9 @@ class _Tuner:
             tuning=done,
         )
 
-    def _unchanged(self, reason: str, choice: Choice | None = None, tried: Any = ()) -> Conversion:
+    def _unchanged(self, reason: str, tried: Iterable[Tried] = ()) -> Conversion:
         nothing = Choice(self._machine, self._model, {})
-        tuning = Tuning(False, reason, choice or nothing, tried=tuple(tried), spent_s=self._clock.spent)
+        tuning = Tuning(False, reason, nothing, tried=tuple(tried), spent_s=self._clock.spent)
         return replace(self._conversion, tuning=tuning)
 
     def _call(self, module: nn.Module) -> Callable[[], Any]:

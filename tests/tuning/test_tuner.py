@@ -16,6 +16,7 @@ from torch import nn
 from tuning.chance import Seconds, by_chance, clock, for_last, for_rewrites
 
 import convsurgeon
+from convsurgeon.timing import Timing
 from convsurgeon.tuning.layouts import layout_of
 
 
@@ -40,6 +41,7 @@ class Separable(nn.Module):
         return self.head(y.mean(-1))
 
 
+_SECOND = Timing((1.0,) * 4)
 X = torch.randn(2, 2, 40, generator=torch.Generator().manual_seed(0))
 
 
@@ -192,6 +194,17 @@ def test_nothing_changes_where_nothing_is_gained() -> None:
     assert tuned.module is conversion.module
     assert told(tuned).reason.startswith("the whole model is 1.000 x as fast, with a noise of 0.000: too little")
     assert "not changed: the whole model is 1.000 x as fast" in str(tuned)
+
+
+def test_what_was_not_worth_it_is_not_done_by_a_saved_choice(
+    conversion: convsurgeon.Conversion, tmp_path: Path
+) -> None:
+    with clock(for_last), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("convsurgeon.tuning.tuner.timed_in_turn", lambda calls, *_, **__: dict.fromkeys(calls, _SECOND))
+        told(convsurgeon.tune(conversion)).save(tmp_path / "choice.json")
+    again = convsurgeon.tune(conversion, choice=tmp_path / "choice.json")
+    assert again.module is conversion.module
+    assert told(again).reason == "nothing was changed where the choice was saved"
 
 
 class Writes(nn.Module):
