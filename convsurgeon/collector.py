@@ -15,8 +15,8 @@ def paused_collector() -> Iterator[None]:
     of the model's, which was measured to cost more than the work itself; most garbage goes by its reference count.
     """
     was_enabled = gc.isenabled()
-    gc.disable()
     try:
+        gc.disable()
         yield
     finally:
         if was_enabled:

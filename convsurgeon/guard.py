@@ -48,8 +48,10 @@ class WriteGuard(TorchDispatchMode):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]  # likewise
-        self.restore()
+        try:
+            super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]  # likewise
+        finally:
+            self.restore()
 
     def restore(self) -> None:
         """Put back what was written to while it was active."""

@@ -35,8 +35,8 @@ def widened_dtype(dtype: torch.dtype) -> torch.dtype:
 def in_float64() -> Iterator[None]:
     """Inside, new tensors are float64 by default, and casts to narrower floating dtypes go to float64 instead."""
     before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
     try:
+        torch.set_default_dtype(torch.float64)
         with _NoNarrowing():  # type: ignore[no-untyped-call]  # torch leaves it untyped
             yield
     finally:
