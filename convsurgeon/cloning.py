@@ -163,7 +163,7 @@ def _clone(value: Any, memo: dict[int, Any]) -> Any:
     if kind in (dict, OrderedDict):
         result: dict[Any, Any] = kind()
         memo[id(value)] = result
-        result.update((k, _clone(v, memo)) for k, v in value.items())
+        result.update((memo.get(id(k), k), _clone(v, memo)) for k, v in value.items())
         return result
     if kind in (list, tuple, set):
         memo[id(value)] = kind(_clone(v, memo) for v in value)

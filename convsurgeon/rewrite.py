@@ -14,6 +14,7 @@ from convsurgeon.capture.state import version_of
 from convsurgeon.cloning import Policy, clone_module, copied, own, rewrap, share
 from convsurgeon.converted import ConvertedModule, Facts, load_1d_state
 from convsurgeon.islands.in_place import convolve_in_place
+from convsurgeon.islands.standing import become
 from convsurgeon.lifting import Candidate
 from convsurgeon.origin import ORIGIN, Form, Origin
 from convsurgeon.parts import Part
@@ -62,10 +63,7 @@ def rewrite(model: nn.Module, planned: Sequence[tuple[Part, Plan]], whole: Plan,
         new = _rewritten(old, original, part.captured, plan)
         if part.path == "":
             return new
-        for parent in tree.modules():
-            for name, child in parent._modules.items():
-                if child is old:
-                    parent._modules[name] = new
+        become(old, new)
     for path in whole.in_place:
         convolve_in_place(tree.get_submodule(path), whole.axis)
     return tree

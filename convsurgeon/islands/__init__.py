@@ -13,6 +13,7 @@ from convsurgeon.errors import ConvSurgeonError
 from convsurgeon.faithful import Call, computes_the_same
 from convsurgeon.islands.readers import Reads, reads_of
 from convsurgeon.islands.recording import Recording, record
+from convsurgeon.islands.standing import can_become_another
 from convsurgeon.observe import Facts, observe
 from convsurgeon.parts import Part
 from convsurgeon.samples import Sample
@@ -105,6 +106,8 @@ class _Search:
                     raise _NoIsland(f"one of its modules is {name} as well, outside it")
         if isinstance(module, torch.jit.ScriptModule):
             raise _NoIsland("it is a scripted module")
+        if not can_become_another(module):
+            raise _NoIsland(f"{type(module).__name__} has __slots__, or a layout in memory of its own")
         pinned, opened = self._pinned(path), self._opened(path)
         captured = capture_model(module, calls[0].sample, path=path, pinned=pinned, opened=opened)
         if captured.mode is not None:
