@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-import threading
+import inspect
+import types
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -70,42 +72,39 @@ def _asked(
 
 
 def convolve_in_place(module: nn.Module, axis: UnitAxis) -> None:
-    """Let the convolutions that `module` calls while its forward runs be computed in 2-D, by hooks that are saved."""
-    module.register_forward_pre_hook(_Enter(axis.position, axis.square), prepend=True)
-    module.register_forward_hook(_leave, always_call=True)
+    """Let the convolutions that `module` calls while its forward runs be computed in 2-D, in copies of it too."""
+    vars(module)["forward"] = _ForwardIn2d(module, axis)
 
 
 def convolve_as_called(module: nn.Module) -> None:
     """Take back what `convolve_in_place` did."""
-    hooks = {**module._forward_pre_hooks, **module._forward_hooks}
-    for key, hook in hooks.items():
-        if isinstance(hook, _Enter) or hook is _leave:
-            for registry in (module._forward_pre_hooks, module._forward_hooks, module._forward_hooks_always_called):
-                registry.pop(key, None)
+    forward = vars(module).pop("forward")
+    if forward.own is not None:
+        vars(module)["forward"] = forward.own
 
 
-class _Enter:
-    """The hook that begins to compute in 2-D, a value of its own so that a module with it can be copied and pickled."""
+class _ForwardIn2d:
+    """The forward of a module, computed in 2-D, a value of its own so that a module with it can be copied and pickled.
 
-    def __init__(self, position: Literal[-2, -1], square: bool) -> None:
-        self._axis = UnitAxis(position, square)
+    Hooks can't do this: torch calls none after a ``KeyboardInterrupt``, and the mode would stay for ever.
+    """
 
-    def __call__(self, module: nn.Module, args: Any) -> None:
-        mode = ConvolvesIn2d(self._axis)
-        mode.__enter__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        _entered().append(mode)
+    def __init__(self, module: nn.Module, axis: UnitAxis) -> None:
+        self._module, self._axis = module, axis
+        self.own = vars(module).get("forward")
 
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        """What is called, as `inspect` asks for it: the forward of the class, or one that hung on the module."""
+        forward: Callable[..., Any] = self.own or type(self._module).forward.__get__(self._module)
+        return forward
 
-def _leave(module: nn.Module, args: Any, output: Any) -> None:
-    _entered().pop().__exit__(None, None, None)  # type: ignore[no-untyped-call]  # likewise
+    @property
+    def __code__(self) -> types.CodeType:
+        """Where it is written, as ``torch.export`` asks for it."""
+        code: types.CodeType = inspect.unwrap(self).__code__
+        return code
 
-
-_thread = threading.local()
-
-
-def _entered() -> list[ConvolvesIn2d]:
-    """The modes that hooks have entered and not left, innermost last; each thread has its own."""
-    if not hasattr(_thread, "modes"):
-        _thread.modes = []
-    modes: list[ConvolvesIn2d] = _thread.modes
-    return modes
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with ConvolvesIn2d(self._axis):
+            return self.__wrapped__(*args, **kwargs)
