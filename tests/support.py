@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,37 @@ def assert_same(a: Any, b: Any) -> None:
         assert torch.equal(a, b)
     else:
         assert a == b
+
+
+class Decays(nn.Module):
+    """Its forward writes a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(4, 4, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            self.conv.weight.mul_(0.9)
+        return self.conv(x)
+
+
+class DecaysBehindTorchsBack(Decays):
+    """Likewise, where no version tells of it, and from the second call on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.conv.weight.data.mul_(self.scale)
+        self.scale.fill_(0.9)
+        return self.conv(x)
+
+
+def states_of(conversion: convsurgeon.Conversion, model: nn.Module) -> list[dict[str, Any]]:
+    """Copies of what the original and the converted module hold."""
+    return [copy.deepcopy(module.state_dict()) for module in (model, conversion.module)]
 
 
 class Runs:

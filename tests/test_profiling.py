@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import assert_same, ranks_of_convolutions
+from support import Decays, DecaysBehindTorchsBack, assert_same, ranks_of_convolutions, states_of
 from torch import nn
 
 import convsurgeon
@@ -148,6 +148,32 @@ def test_nothing_is_changed_by_it() -> None:
     assert conversion.module.training
     assert_same(conversion.module.state_dict(), before)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("kind", [Decays, DecaysBehindTorchsBack])
+@pytest.mark.parametrize("options", [{}, {"copy_weights": True}, {"capture": "islands"}])
+def test_weights_that_forward_writes_are_not_the_models(kind: type[Decays], options: dict[str, Any]) -> None:
+    model = kind().eval()
+    conversion = convsurgeon.convert(model, X, **options)
+    before = states_of(conversion, model)
+    conversion.profile(rounds=3)
+    assert_same(states_of(conversion, model), before)
+
+
+def test_the_weights_are_copied_once_for_all_that_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[nn.Module]] = []
+
+    def cloned(module: nn.Module, policy: Any) -> nn.Module:
+        clone = clone_module(module, policy)
+        if isinstance(clone, nn.ModuleList):
+            seen.append(list(clone))
+        return clone
+
+    clone_module = profiling.clone_module
+    monkeypatch.setattr(profiling, "clone_module", cloned)
+    profile(Net())
+    (models,) = seen
+    assert len({model.get_parameter("block.conv.weight").data_ptr() for model in models}) == 1
 
 
 def test_a_model_that_keeps_a_mode_is_timed_in_it() -> None:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import torch
 from torch import fx, nn
 
-from convsurgeon.cloning import clone_module, copied, share_parameters
+from convsurgeon.cloning import clone_module, copied, own, share_parameters
 from convsurgeon.converted import ConvertedModule
 from convsurgeon.islands.in_place import convolve_as_called
 from convsurgeon.origin import ORIGIN
@@ -34,12 +34,15 @@ def profiled(
     """Run the original of `planned` and the converted `module` on the sample, as they are and node by node, in turn.
 
     Clones run, in eval mode unless a graph is frozen to its own; at least three rounds, and no more after the budget.
+    Memory: a copy of the weights, since looking for what forward writes would slow down what is timed.
     """
     given = [sample.map(copied) for _ in range(4)]
     if isinstance(module, ConvertedModule):
         given[1::2] = [Sample(*module.inputs_2d(*one.args, **one.kwargs)) for one in given[1::2]]
-    models = [_original(module, planned, in_place), clone_module(module, share_parameters)]
-    models += [_original(module, planned, in_place), clone_module(module, share_parameters)]
+    sharing = [_original(module, planned, in_place), clone_module(module, share_parameters)]
+    sharing += [_original(module, planned, in_place), clone_module(module, share_parameters)]
+    # as one tree, for what shares its memory is copied once for all four
+    models = list(clone_module(nn.ModuleList(sharing), own))
     if all(part.captured.mode is None for part, _ in planned):
         models = [model.eval() for model in models]
     calls = [_call(model, one) for model, one in zip(models, given, strict=True)]

@@ -11,7 +11,7 @@ from torch import fx
 
 from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Capture
-from convsurgeon.cloning import clone_module, share_parameters
+from convsurgeon.cloning import clone_module, own
 from convsurgeon.converted import ConvertedModule
 from convsurgeon.origin import ORIGIN
 from convsurgeon.rng import preserved_random_state
@@ -37,13 +37,14 @@ class NodeValue:
 def node_values(capture: Capture, candidate: ConvertedModule, sample: Sample) -> Iterator[tuple[fx.Node, NodeValue]]:
     """The nodes of `candidate` with their values on `sample`, in the order of its graph.
 
-    Where the original can't run in float64 its own run takes the place of that one. Memory: the float64 weights.
+    Where the original can't run in float64 its own run takes the place of that one. Memory: copies of both models'
+    weights, which forward may write, and the float64 ones.
     """
     axis = UnitAxis(candidate.unit_axis)
     with preserved_random_state() as state, torch.no_grad():
-        theirs = clone_module(candidate, share_parameters)
+        theirs = clone_module(candidate, own)
         inputs = Sample(*candidate.inputs_2d(*sample.args, **sample.kwargs))
-        ours = Steps(clone_module(capture.root, share_parameters), capture.graph, sample, state)
+        ours = Steps(clone_module(capture.root, own), capture.graph, sample, state)
         truth: Steps | None = Steps(widened(capture.root), capture.graph, widened_sample(sample), state)
         for new, value in Steps(theirs, candidate.graph, inputs, state):
             origin = new.meta.get(ORIGIN)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import Decays, DecaysBehindTorchsBack, assert_same, states_of
 from torch import nn
 
 import convsurgeon
@@ -181,3 +182,15 @@ def test_the_page_leaves_no_trace_in_either_model(tmp_path: Path) -> None:
     for module in (model, conversion.module):
         for name, value in module.state_dict().items():
             assert torch.equal(value.reshape(-1), before[name].reshape(-1)), name
+
+
+@pytest.mark.parametrize("kind", [Decays, DecaysBehindTorchsBack])
+@pytest.mark.parametrize("copy_weights", [False, True])
+def test_weights_that_forward_writes_are_not_the_models(tmp_path: Path, kind: type[Decays], copy_weights: bool) -> None:
+    model = kind().eval()
+    conversion = convsurgeon.convert(model, torch.randn(2, 4, 12), copy_weights=copy_weights)
+    before = states_of(conversion, model)
+    page, _ = page_of(conversion, tmp_path)
+    assert_same(states_of(conversion, model), before)
+    errors = [float(one) for _, words in page.rows.values() for one in re.findall(r"\de-\d+", words)]
+    assert max(errors, default=0.0) < 1e-5
