@@ -12,6 +12,7 @@ from torch import fx, nn
 from convsurgeon.cloning import clone_module, copied, own, share_parameters
 from convsurgeon.converted import ConvertedModule
 from convsurgeon.islands.in_place import convolve_as_called
+from convsurgeon.islands.standing import become
 from convsurgeon.origin import ORIGIN
 from convsurgeon.parts import Part
 from convsurgeon.planning import LiftedOperator, Plan
@@ -74,10 +75,8 @@ def _original(module: nn.Module, planned: Planned, in_place: Sequence[str]) -> n
     if "" in roots:
         return roots[""]
     tree = clone_module(module, share_parameters)
-    islands = {id(tree.get_submodule(path)): root for path, root in roots.items()}
-    for parent in list(tree.modules()):
-        for name, child in parent._modules.items():
-            parent._modules[name] = islands.get(id(child), child)
+    for path, root in roots.items():
+        become(tree.get_submodule(path), root)
     for path in in_place:
         convolve_as_called(tree.get_submodule(path))
     return tree
