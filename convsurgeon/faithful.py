@@ -39,7 +39,8 @@ class Call:
 def call_of(model: nn.Module, sample: Sample) -> Call:
     """Call a clone of `model`; neither it, nor the sample, nor a random stream is changed.
 
-    Where forward changes an attribute of a module, the clone is called twice: what it kept may show the second time.
+    Where forward changes what hangs on a module, buffers apart, the clone is called twice: what it kept may show the
+    second time.
     """
     clone, times = clone_module(model, share_parameters), 1
     with preserved_random_state() as state, torch.no_grad(), WriteGuard(model):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,14 +12,17 @@ import torch
 from torch import fx, nn
 from torch.nn.modules import module as torch_module
 
+from convsurgeon.capture.held import contents_of, held_by, is_same, modules_under, reached_from, refill
+from convsurgeon.capture.held import version_of as version_of
+
 
 @dataclass(slots=True)
 class Leftovers:
     """What a trace left: nothing, for most models.
 
     `proxies`: the first attribute that holds a value of the trace, or None. `changed`: whether anything was changed at
-    all, and `attribute` the first attribute that was. `drew`: whether a generator was drawn from. `constants`: the
-    tensors that tracing stowed away on the root, by name.
+    all, and `attribute` the first attribute that was, or that holds what was, buffers apart. `drew`: whether a
+    generator was drawn from. `constants`: the tensors that tracing stowed away on the root, by name.
     """
 
     proxies: str | None = None
@@ -45,7 +47,7 @@ class ModeFlag(int):
 @contextmanager
 def in_mode(root: nn.Module, mode: bool | None, *, flagged: bool = False) -> Iterator[None]:
     """Inside, every module is in this mode (None: in its own), its flag a `ModeFlag` where `flagged`."""
-    before = [(path, module, module.training) for path, module in _modules(root)]
+    before = [(path, module, module.training) for path, module in modules_under(root)]
     for path, module, own in before:
         value = own if mode is None else mode
         module.__dict__["training"] = ModeFlag.of(path, value) if flagged else value
@@ -57,31 +59,27 @@ def in_mode(root: nn.Module, mode: bool | None, *, flagged: bool = False) -> Ite
 
 
 class _Snapshot:
-    """What the modules of a tree hold, to tell what changed, and to put it back."""
+    """What hangs on the modules of a tree, to tell what changed, and to put it back."""
 
     def __init__(self, root: nn.Module) -> None:
-        self._modules = list(_modules(root))
-        self._before = [(vars(m).copy(), m._buffers.copy(), m._parameters.copy()) for _, m in self._modules]
-        self._versions = [(tensor, version_of(tensor)) for tensor in _tensors(root)]
-        self._streams = [(stream, stream.get_state()) for _, m in self._modules for stream in _generators(m)]
+        self._modules = [(name, module, vars(module).copy()) for name, module in modules_under(root)]
+        self._held = [(name, one, contents_of(one)) for name, one in held_by(root)]
+        self._streams = [(one, one.get_state()) for _, one, _ in self._held if isinstance(one, torch.Generator)]
 
     def note(self, found: Leftovers) -> None:
         """Tell `found` what is no longer as it was."""
-        for (name, module), (attributes, buffers, _) in zip(self._modules, self._before, strict=True):
+        for name, module, attributes in self._modules:
             _note_changes(name, module, attributes, found)
-            found.changed |= any(module._buffers.get(key) is not value for key, value in buffers.items())
-        found.changed |= any(version_of(tensor) != version for tensor, version in self._versions)
+        for name, one, contents in self._held:
+            _note_change(name, contents, contents_of(one), found)
         found.drew = any(not torch.equal(stream.get_state(), state) for stream, state in self._streams)
 
     def restore(self) -> None:
-        """Put every attribute, buffer and parameter object back."""
-        for (_, module), (attributes, buffers, parameters) in zip(self._modules, self._before, strict=True):
-            vars(module).clear()
-            vars(module).update(attributes)
-            module._buffers.clear()
-            module._buffers.update(buffers)
-            module._parameters.clear()
-            module._parameters.update(parameters)
+        """Let every module, container and object hold the very things that it did."""
+        for _, module, attributes in self._modules:
+            refill(vars(module), attributes)
+        for _, one, contents in self._held:
+            refill(one, contents)
 
 
 @contextmanager
@@ -119,62 +117,32 @@ def without_global_hooks() -> Iterator[None]:
             registry.update(contents)
 
 
-def version_of(tensor: torch.Tensor) -> int:
-    """How often a tensor was written in place; inference tensors don't count."""
-    return 0 if tensor.is_inference() else tensor._version
-
-
 def fetch(root: nn.Module, target: str) -> Any:
     """What a ``get_attr`` node with this target reads."""
     return operator.attrgetter(target)(root)
 
 
-def _modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    return ((name, m) for name, m in root.named_modules() if not isinstance(m, torch.jit.ScriptModule))
-
-
 def _note_changes(name: str, module: nn.Module, attributes: dict[str, Any], found: Leftovers) -> None:
     computed = {getattr(hook, "name", None) for hook in module._forward_pre_hooks.values()}
     for key, value in vars(module).items():
-        if key in attributes and _is_same(attributes[key], value):
-            continue
         if name == "" and key not in attributes and key.startswith("_") and isinstance(value, torch.Tensor):
             found.constants[key] = value
-        elif key in computed:
-            continue
-        elif _holds_proxy(value):
-            found.proxies = found.proxies or f"{name}.{key}".removeprefix(".")
-        else:
-            found.changed = True
-            found.attribute = found.attribute or f"{name}.{key}".removeprefix(".")
+        elif key not in computed:
+            _note_change(f"{name}.{key}".removeprefix("."), attributes.get(key, _ABSENT), value, found)
 
 
-def _is_same(before: Any, now: Any) -> bool:
-    """Whether an attribute holds what it did; torch.export puts new containers in the place of equal ones."""
-    if before is now:
-        return True
-    if type(before) is not type(now):
-        return False
-    if isinstance(now, (list, tuple)):
-        return len(before) == len(now) and all(map(_is_same, before, now))
-    if isinstance(now, dict):
-        return list(before) == list(now) and all(map(_is_same, before.values(), now.values()))
-    if isinstance(now, weakref.ref):
-        return before() is now()
-    return isinstance(now, (bool, int, float, str)) and bool(before == now)
+def _note_change(name: str, before: Any, now: Any, found: Leftovers) -> None:
+    """Tell `found` if what hangs on the attribute of this name isn't what it was before."""
+    if is_same(before, now):
+        return
+    if any(isinstance(one, fx.Proxy) for one in reached_from(now, set())):
+        found.proxies = found.proxies or name
+        return
+    found.changed = True
+    if name.rpartition(".")[2] not in _REGISTRIES:
+        found.attribute = found.attribute or name
 
 
-def _tensors(root: nn.Module) -> Iterator[torch.Tensor]:
-    for _, module in _modules(root):
-        for held in (vars(module), module._parameters, module._buffers):
-            yield from (value for value in held.values() if isinstance(value, torch.Tensor))
-
-
-def _generators(module: nn.Module) -> Iterator[torch.Generator]:
-    return (value for value in vars(module).values() if isinstance(value, torch.Generator))
-
-
-def _holds_proxy(value: Any) -> bool:
-    found = []
-    fx.node.map_aggregate(value, lambda leaf: found.append(leaf) if isinstance(leaf, fx.Proxy) else None)
-    return bool(found)
+_ABSENT = object()
+_REGISTRIES = ("_parameters", "_buffers")
+"""The attributes of every module whose contents are compared by themselves."""
