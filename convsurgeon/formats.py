@@ -15,9 +15,12 @@ from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
 from convsurgeon.capture.exporting import doubled, quiet
+from convsurgeon.cloning import clone_module, copied, share_parameters
 from convsurgeon.conversion import Conversion
 from convsurgeon.converted import ConvertedModule
 from convsurgeon.errors import UnsupportedError
+from convsurgeon.guard import WriteGuard
+from convsurgeon.rng import RandomState, preserved_random_state
 from convsurgeon.samples import Sample
 from convsurgeon.toolchains import Run, write_executorch, write_litert
 from convsurgeon.verification import Tolerance, verify_samples
@@ -26,6 +29,7 @@ Format = Literal["pt2", "onnx", "safetensors", "pte", "tflite"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 
+@preserved_random_state()
 def write_model(
     conversion: Conversion, sample: Sample, form: Format, path: Path, *, partitioner: str = "xnnpack"
 ) -> str:
@@ -40,9 +44,10 @@ def write_model(
         EquivalenceError: what was written computes something else.
         OSError: the file can't be written.
     """
-    module = conversion.module
     if form == "safetensors":
-        return _write_weights(module, path)
+        return _write_weights(conversion.module, path)
+    # exporters leave traces in what they are given: buffers that a run in training mode updates, attributes
+    module = clone_module(conversion.module, share_parameters)
     given = sample_for(module, sample)
     if form == "tflite":
         run = write_litert(module, given, path)
@@ -115,7 +120,7 @@ def program_for(module: nn.Module, given: Sample, *, fixed: bool) -> ExportedPro
                 program = torch.export.export(
                     module, sample.args, dict(sample.kwargs), dynamic_shapes=shapes, strict=False
                 )
-                program.module()(*given.args, **given.kwargs)  # a batch of two may have been baked in
+                _called(program.module(), given)  # a batch of two may have been baked in
             return program
         except Exception as error:  # torch's exporter and the model's own Python may raise anything
             failed = failed or error
@@ -123,6 +128,13 @@ def program_for(module: nn.Module, given: Sample, *, fixed: bool) -> ExportedPro
         f"{type(module).__name__} can't be exported by torch.export: {type(failed).__name__}: "
         f"{' '.join(str(failed).split())[:300]}\n  its weights alone can be written: safetensors"
     ) from failed
+
+
+def _called(module: nn.Module, given: Sample) -> Any:
+    """What a clone of `module` returns: a program's module shares its weights, and forward may write these."""
+    inputs = given.map(copied)
+    with torch.no_grad(), WriteGuard(module):
+        return clone_module(module, share_parameters)(*inputs.args, **inputs.kwargs)
 
 
 def _open_axes(given: Sample) -> Any:
@@ -188,8 +200,13 @@ class _Elsewhere(nn.Module):
 
 
 def _compared(module: nn.Module, run: Run, given: Sample, where: str) -> str:
-    with torch.no_grad():
-        like = module(*given.args, **given.kwargs)
+    before = RandomState.capture()
+    like = _called(module, given)
+    if not RandomState.capture().same_stream(before):
+        raise UnsupportedError(
+            f"{type(module).__name__} draws random numbers, and {where} draws others, so nothing shows them to be equal\n"
+            "  write a .pt2, or put the converted model in eval mode, where layers such as Dropout draw none"
+        )
     _require_equal(module, _Elsewhere(run, like), given, _ELSEWHERE)
     return f"run by {where}, and equal to the converted model on the sample"
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import random
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from support import Decays, assert_same, states_of
 from torch import nn
 
 import convsurgeon
@@ -121,3 +123,80 @@ def test_a_model_that_python_runs_says_what_can_be_written(tmp_path: Path) -> No
     with pytest.raises(UnsupportedError, match=r"(?s)can't be exported by torch.export.*weights alone can be written"):
         conversion.export(tmp_path / "one.pt2")
     conversion.export(tmp_path / "one.safetensors")
+
+
+class Trains(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.drop = nn.Conv1d(4, 4, 3), nn.BatchNorm1d(4), nn.Dropout(0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.drop(self.norm(self.conv(x)))
+
+
+def test_weights_that_forward_writes_are_not_the_models(tmp_path: Path) -> None:
+    model = Decays().eval()
+    conversion = convsurgeon.convert(model, X)
+    before = states_of(conversion, model)
+    conversion.export(tmp_path / "decays.pt2")
+    assert_same(states_of(conversion, model), before)
+    written = torch.export.load(str(tmp_path / "decays.pt2")).state_dict
+    assert torch.equal(written["conv.weight"], conversion.module.get_parameter("conv.weight"))
+
+
+@pytest.mark.models
+@pytest.mark.filterwarnings("ignore")  # torch's own, in its exporter
+def test_weights_that_forward_writes_are_equal_elsewhere(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    model = Decays().eval()
+    conversion = convsurgeon.convert(model, X)
+    before = states_of(conversion, model)
+    assert "run by onnxruntime, and equal" in conversion.export(tmp_path / "decays.onnx")
+    assert_same(states_of(conversion, model), before)
+
+
+@pytest.mark.parametrize("only", ["", "norm"])
+@pytest.mark.parametrize("suffix", ["pt2", "pte"])
+def test_a_model_in_training_mode_is_not_trained(tmp_path: Path, only: str, suffix: str) -> None:
+    if suffix == "pte" and importlib.util.find_spec("executorch") is not None:
+        pytest.skip("executorch is installed")
+    model = Trains().train(not only)
+    model.norm.train()
+    conversion = convsurgeon.convert(model, X)
+    before, streams = states_of(conversion, model), (torch.get_rng_state(), random.getstate())
+    if suffix == "pt2":
+        conversion.export(tmp_path / "trains.pt2")
+        written = torch.export.load(str(tmp_path / "trains.pt2")).state_dict
+        assert written["norm.num_batches_tracked"] == 0
+    else:
+        with pytest.raises(UnsupportedError, match="executorch is not installed"):
+            conversion.export(tmp_path / "trains.pte")
+    assert_same(states_of(conversion, model), before)
+    assert_same((torch.get_rng_state(), random.getstate()), streams)
+
+
+@pytest.mark.models
+@pytest.mark.filterwarnings("ignore")  # torch's own, in its exporter
+def test_what_draws_random_numbers_can_not_be_compared_elsewhere(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    conversion = convsurgeon.convert(Trains(), X)
+    with pytest.raises(
+        UnsupportedError, match=r"(?s)Trains draws random numbers, and onnxruntime draws others.*eval mode"
+    ):
+        conversion.export(tmp_path / "trains.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sample_that_forward_writes_is_the_users(tmp_path: Path) -> None:
+    class Scales(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv1d(4, 4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(x.mul_(2))
+
+    x = torch.randn(1, 4, 20)
+    given = x.clone()
+    convsurgeon.convert(Scales().eval(), x).export(tmp_path / "scales.pt2", given)
+    assert torch.equal(given, x)
