@@ -18,7 +18,7 @@ from convsurgeon.cloning import clone_module, share_parameters
 from convsurgeon.errors import UnsupportedError
 from convsurgeon.frozen_graph import FrozenGraph, copied_graph, freeze_graph, thaw_graph
 from convsurgeon.reaching import reaching_directly
-from convsurgeon.scope import take_contents
+from convsurgeon.scope import leave_weight_norm, take_contents
 from convsurgeon.structure import named_leaves
 
 Mode = Literal["train", "eval"]
@@ -71,6 +71,7 @@ class ConvertedModule(fx.GraphModule):
             )
         result = cls(nn.Module(), fx.Graph(), class_name)
         take_contents(result, tree)
+        leave_weight_norm(result, {str(node.target) for node in graph.find_nodes(op="get_attr")})
         result.__dict__["_convsurgeon"] = facts
         result.graph = graph
         return result

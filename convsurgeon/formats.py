@@ -204,7 +204,8 @@ def _compared(module: nn.Module, run: Run, given: Sample, where: str) -> str:
     like = _called(module, given)
     if not RandomState.capture().same_stream(before):
         raise UnsupportedError(
-            f"{type(module).__name__} draws random numbers, and {where} draws others, so nothing shows them to be equal\n"
+            f"{type(module).__name__} draws random numbers, and {where} draws others, so nothing shows that they are "
+            "equal\n"
             "  write a .pt2, or put the converted model in eval mode, where layers such as Dropout draw none"
         )
     _require_equal(module, _Elsewhere(run, like), given, _ELSEWHERE)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import weakref
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -19,8 +19,6 @@ _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 def take_contents(module: nn.Module, source: nn.Module, *, attributes: bool = False) -> None:
     """Fill a new module with what `source` holds: submodules, parameters, buffers, tensors, hooks and mode.
 
-    The hooks of weight norm stay behind: the graph does what they do, and ``remove_weight_norm`` finds none to remove.
-
     `attributes`: everything else that hangs on `source` as well, for a module of the same kind.
     """
     vars(module).update(
@@ -28,15 +26,21 @@ def take_contents(module: nn.Module, source: nn.Module, *, attributes: bool = Fa
         for key, value in vars(source).items()
         if attributes or key in _OF_EVERY_MODULE or isinstance(value, torch.Tensor)
     )
-    norms = [key for key, hook in module._forward_pre_hooks.items() if isinstance(hook, WeightNorm)]
-    if norms:
-        module._forward_pre_hooks = copy.copy(module._forward_pre_hooks)
-        for key in norms:
-            del module._forward_pre_hooks[key]
     hooks = module._load_state_dict_pre_hooks
     for key, hook in hooks.items():
         if isinstance(hook, _WrappedHook) and hook.with_module:
             hooks[key] = _WrappedHook(hook.hook, module)
+
+
+def leave_weight_norm(module: nn.Module, read: Collection[str] = ()) -> None:
+    """Take off the hooks of weight norm but for those whose weight is `read`: the graph does what the others did.
+
+    So ``remove_weight_norm`` finds none, and takes away no parameter that the graph reads.
+    """
+    hooks = module._forward_pre_hooks
+    kept = [(key, hook) for key, hook in hooks.items() if not isinstance(hook, WeightNorm) or hook.name in read]
+    if len(kept) < len(hooks):
+        module._forward_pre_hooks = type(hooks)(kept)
 
 
 class Scope(nn.Module):
@@ -53,6 +57,7 @@ class Scope(nn.Module):
         saves = any(getattr(kind, name) is not getattr(nn.Module, name) for name in _SAVING)
         scope = _new_scope(kind) if saves else cls()
         take_contents(scope, module, attributes=True)
+        leave_weight_norm(scope)
         for name in [name for name, value in vars(scope).items() if _is_weak(value)]:
             del scope.__dict__[name]
         scope.__dict__["_convsurgeon_original"] = kind.__name__
