@@ -1,12 +1,20 @@
-"""A limit on how long a piece of somebody else's code may take."""
+"""A limit on how long an export may take."""
 
 from __future__ import annotations
 
-import ctypes
+import functools
+import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+from torch import fx
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+_SAFE_POINTS = ((fx.Graph, "create_node"), (ShapeEnv, "evaluate_expr"))
+"""What every export calls again and again, and where an error is nothing unusual to torch."""
 
 
 class OutOfTime(BaseException):
@@ -15,43 +23,29 @@ class OutOfTime(BaseException):
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Inside, `OutOfTime` is raised after `seconds`, as soon as this thread runs Python again."""
-    thread = threading.get_ident()
-    lock, done, sent = threading.Lock(), False, False
+    """Inside, `OutOfTime` is raised after `seconds`, as soon as this thread writes a graph or asks for a size.
 
-    def interrupt() -> None:
-        nonlocal sent
-        with lock:
-            if not done:
-                sent = True
-                _raise_in(thread)
+    And whenever it does so again. Nothing else is limited: neither what forward computes otherwise, nor the solver at
+    the end of torch.export. An exception sent into the thread from outside would end these too, but where it meets the
+    C++ of torch it ends the process.
+    """
+    thread, deadline = threading.get_ident(), time.monotonic() + seconds
+    points = [(owner, name, getattr(owner, name)) for owner, name in _SAFE_POINTS]
 
-    timer = threading.Timer(seconds, interrupt)
-    timer.daemon = True
-    timer.start()
+    def checked(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def in_time(*args: Any, **kwargs: Any) -> Any:
+            if time.monotonic() > deadline and threading.get_ident() == thread:
+                raise OutOfTime
+            return function(*args, **kwargs)
+
+        return in_time
+
     try:
+        for owner, name, function in points:
+            setattr(owner, name, checked(function))
         yield
     finally:
-        timer.cancel()
-        with lock:
-            done = True
-        if sent:
-            _take_back(thread)
-
-
-def _raise_in(thread: int) -> None:
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(OutOfTime))
-
-
-def _take_back(thread: int) -> None:
-    """End what may still be on its way to this thread.
-
-    CPython 3.11 takes a null pointer for that nothing is, but goes on looking: a thread that a profiler or debugger is
-    then set on never gets beyond its next call. So another one is sent, and caught.
-    """
-    try:
-        _raise_in(thread)
-        while True:
-            time.sleep(0)
-    except OutOfTime:
-        pass
+        deadline = math.inf  # for another thread's limit may put ours back
+        for owner, name, function in points:
+            setattr(owner, name, function)
