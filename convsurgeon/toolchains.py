@@ -72,7 +72,7 @@ def write_litert(module: nn.Module, sample: Sample, path: Path) -> Run:
 
     def run(*tensors: torch.Tensor) -> list[torch.Tensor]:
         found = written(*(tensor.detach().numpy() for tensor in tensors))
-        return [torch.as_tensor(one) for one in pytree.tree_leaves(found)]
+        return [torch.as_tensor(one, device="cpu") for one in pytree.tree_leaves(found)]
 
     return run
 

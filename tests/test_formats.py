@@ -134,6 +134,13 @@ class Trains(nn.Module):
         return self.drop(self.norm(self.conv(x)))
 
 
+def test_another_default_device_than_the_models_is_nothing_to_it(
+    tmp_path: Path, conversion: convsurgeon.Conversion
+) -> None:
+    with torch.device("meta"):
+        assert "read again, and equal" in conversion.export(tmp_path / "two.pt2")
+
+
 def test_weights_that_forward_writes_are_not_the_models(tmp_path: Path) -> None:
     model = Decays().eval()
     conversion = convsurgeon.convert(model, X)

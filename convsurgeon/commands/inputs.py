@@ -58,8 +58,10 @@ class Input:
             return torch.ones(self.shape, dtype=torch.bool)
         if self.dtype.is_floating_point or self.dtype.is_complex:
             wide = torch.complex64 if self.dtype.is_complex else torch.float32
-            return torch.randn(self.shape, dtype=wide, generator=generator).to(self.dtype)
-        return torch.randint(0, _TOKENS, self.shape, generator=generator).to(self.dtype)
+            drawn = torch.randn(self.shape, dtype=wide, generator=generator, device="cpu")
+        else:
+            drawn = torch.randint(0, _TOKENS, self.shape, generator=generator, device="cpu")
+        return drawn.to(torch.get_default_device(), self.dtype)
 
 
 def sample_of(written: Sequence[str]) -> Sample | None:

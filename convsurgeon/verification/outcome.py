@@ -91,7 +91,9 @@ def _gradients(module: nn.Module, outputs: dict[str, Any], inputs: list[torch.Te
     """The gradients of every parameter and input, for cotangents that are the same in every run and dtype."""
     generator = torch.Generator().manual_seed(0)
     ends = [leaf for leaf in outputs.values() if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
-    cotangents = [torch.randn(end.shape, generator=generator, dtype=torch.float64).to(end) for end in ends]
+    cotangents = [
+        torch.randn(end.shape, generator=generator, dtype=torch.float64, device="cpu").to(end) for end in ends
+    ]
     wanted: dict[str, torch.Tensor] = {}
     wanted |= {f"gradient of {name}": weight for name, weight in module.named_parameters() if weight.requires_grad}
     wanted |= {f"gradient of input {i}": tensor for i, tensor in enumerate(inputs) if tensor.requires_grad}

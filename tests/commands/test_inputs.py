@@ -53,6 +53,13 @@ def test_the_sample_is_the_same_each_time() -> None:
     assert one.kwargs["n"].min() >= 0
 
 
+def test_it_is_made_on_the_default_device() -> None:
+    with torch.device("meta"):
+        sample = sample_of(["2x3x50", "n=4:int64", "mask=2x50:bool", "k=1:int32=3"])
+    assert sample is not None
+    assert {tensor.device.type for tensor in sample.tensors()} == {"meta"}
+
+
 def test_no_input_is_no_sample_and_a_name_stands_once() -> None:
     assert sample_of([]) is None
     with pytest.raises(ValueError, match="names 'x' twice"):

@@ -140,6 +140,13 @@ def test_a_faithful_conversion_passes_with_gradients(dtype: torch.dtype, train: 
     assert found.referee == "float64"
 
 
+def test_another_default_device_than_the_models_is_nothing_to_it() -> None:
+    model, x = nn.Sequential(nn.Conv1d(2, 3, 3), nn.ReLU()), torch.randn(2, 2, 12)
+    module = convsurgeon.convert(model, x).module
+    with torch.device("meta"):
+        assert convsurgeon.verify(model, module, x, gradients=True)
+
+
 def test_the_tolerance_is_obeyed_and_runs_no_referee() -> None:
     model, x = Model().eval(), torch.randn(2, 3, 12)
     module = convsurgeon.convert(model, x, copy_weights=True).module
