@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import io
 
-from rich.console import Console
-from rich.table import Table
+from convsurgeon.rng import preserved_random_state
+
+with preserved_random_state():  # rich draws a number as it is imported
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+__all__ = ["Table", "escape", "table_text"]
 
 _WIDTH = 100
 

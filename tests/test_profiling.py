@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -174,6 +176,17 @@ def test_the_weights_are_copied_once_for_all_that_is_timed(monkeypatch: pytest.M
     profile(Net())
     (models,) = seen
     assert len({model.get_parameter("block.conv.weight").data_ptr() for model in models}) == 1
+
+
+def test_the_first_profile_of_a_process_draws_nothing() -> None:
+    script = """
+import random, torch, convsurgeon
+conversion = convsurgeon.convert(torch.nn.Conv1d(4, 4, 3), torch.randn(2, 4, 32))
+before = random.getstate()
+str(conversion.profile(rounds=3))
+assert random.getstate() == before
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_a_model_that_keeps_a_mode_is_timed_in_it() -> None:

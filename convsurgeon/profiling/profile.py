@@ -6,10 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from rich.markup import escape
-from rich.table import Table
-
-from convsurgeon.tables import table_text
+from convsurgeon.tables import Table, escape, table_text
 from convsurgeon.timing import Ratio, Timing
 
 Kind = Literal["convolution", "region", "border", "layout", "1-D"]
