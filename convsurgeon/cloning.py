@@ -10,7 +10,7 @@ import copy
 import functools
 import types
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar, cast
 
 import torch
@@ -33,8 +33,9 @@ _REGISTRIES = frozenset(name for name, value in vars(nn.Module()).items() if isi
 
 
 def share(tensor: torch.Tensor, owner: nn.Module) -> torch.dtype | None:
-    """Share every storage but that of BatchNorm statistics, for running a model changes them."""
-    return tensor.dtype if isinstance(owner, _NormBase) and not isinstance(tensor, nn.Parameter) else None
+    """Share every storage but that of BatchNorm statistics and scripted buffers, for running a model changes them."""
+    written = isinstance(owner, (_NormBase, torch.jit.ScriptModule)) and not isinstance(tensor, nn.Parameter)
+    return tensor.dtype if written else None
 
 
 def share_parameters(tensor: torch.Tensor, owner: nn.Module) -> torch.dtype | None:
@@ -76,22 +77,33 @@ def clone_module(module: M, policy: Policy) -> M:
     alike in the clone. Attributes that can't be copied (locks, handles) are the original's own objects.
     """
     modules = list(module.modules())
-    memo: dict[int, Any] = {id(old): _blank(old) for old in modules}
+    memo = _blanks(modules)
     held: dict[int, tuple[torch.Tensor, nn.Module]] = {}
     for old in modules:
-        for value in vars(old).values():
+        for value in _attributes(old):
             if type(value) not in _ATOMS:
                 _collect_tensors(value, old, held)
     memo.update(_cloned_tensors(held, policy))
     for old in modules:
-        if not isinstance(old, torch.jit.ScriptModule):
+        if isinstance(old, torch.jit.ScriptModule):
+            _hold_in_script(memo[id(old)], old, memo)
+        else:
             memo[id(old)].__dict__.update(_cloned_attributes(old, memo))
     return cast(M, memo[id(module)])
 
 
+def _blanks(modules: Iterable[nn.Module]) -> dict[int, Any]:
+    """The clone of each module by the original's id, still empty; those inside a scripted one are of its own copy."""
+    blanks: dict[int, Any] = {}
+    for old in modules:
+        if not isinstance(old, torch.jit.ScriptModule):
+            blanks[id(old)] = _blank(old)
+        elif id(old) not in blanks:
+            blanks.update(zip(map(id, old.modules()), copy.deepcopy(old).modules(), strict=True))
+    return blanks
+
+
 def _blank(module: nn.Module) -> nn.Module:
-    if isinstance(module, torch.jit.ScriptModule):
-        return copy.deepcopy(module)
     # GraphModule.__new__ would make a class without a forward; the clone runs the code of the original's class.
     blank = object.__new__(type(module))
     kind: Any = type(module)
@@ -104,6 +116,19 @@ def _blank(module: nn.Module) -> nn.Module:
 @functools.cache
 def _slots_of(kind: Any) -> tuple[str, ...]:
     return tuple({slot for cls in kind.__mro__ for slot in vars(cls).get("__slots__", ())})
+
+
+def _attributes(module: nn.Module) -> Iterable[Any]:
+    if isinstance(module, torch.jit.ScriptModule):
+        return (*module._parameters.values(), *module._buffers.values())
+    return vars(module).values()
+
+
+def _hold_in_script(copied: nn.Module, module: torch.jit.ScriptModule, memo: dict[int, Any]) -> None:
+    """Give a scripted module's copy its tensors: those that torch copied stand in the graph of the original's."""
+    for held, given in ((copied._parameters, module._parameters), (copied._buffers, module._buffers)):
+        for name, tensor in given.items():
+            held[name] = memo[id(tensor)]
 
 
 def _collect_tensors(value: Any, owner: nn.Module, held: dict[int, tuple[torch.Tensor, nn.Module]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -155,3 +156,38 @@ def test_copied_weights_share_nothing() -> None:
     for value in module.state_dict(keep_vars=True).values():
         value.data.zero_()
     assert_unchanged(model, held)
+
+
+class Scripted(nn.Module):
+    """Holds a part that torch.jit has scripted or traced, with scripted parts of its own."""
+
+    def __init__(self, traced: bool) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(3, 4, 3)
+        inner = nn.Sequential(nn.Conv1d(4, 4, 1), nn.Sequential(nn.BatchNorm1d(4), nn.ReLU()), nn.Conv1d(4, 4, 1))
+        inner[2].requires_grad_(False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a way that torch leaves, and of the batch's size
+            scripted = torch.jit.trace(inner, torch.randn(2, 4, 6)) if traced else torch.jit.script(inner)
+        self.scripted = scripted
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scripted(self.first(x))
+
+
+@pytest.mark.parametrize("copy_weights", [False, True])
+@pytest.mark.parametrize("traced", [False, True])
+def test_scripted_parts_are_trained_apart(traced: bool, copy_weights: bool) -> None:
+    model, x = Scripted(traced), torch.randn(2, 3, 8)
+    module = convsurgeon.convert(model, x, copy_weights=copy_weights).module
+    statistics = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    module(x).sum().backward()
+    ours, theirs = dict(module.named_parameters()), dict(model.named_parameters())
+    for name, theirs_ in theirs.items():
+        assert theirs_.grad is None
+        assert (ours[name].is_leaf, ours[name].requires_grad) == (True, theirs_.requires_grad), name
+        assert (ours[name].grad is not None) is theirs_.requires_grad
+        assert (ours[name].data_ptr() == theirs_.data_ptr()) is not copy_weights
+    for name, buffer in model.named_buffers():
+        assert torch.equal(buffer, statistics[name])
+    torch.optim.SGD(module.parameters(), 0.1).step()
