@@ -7,7 +7,6 @@ hook-style weight norm), and rebuilds GraphModules from their code.
 from __future__ import annotations
 
 import copy
-import functools
 import types
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +16,8 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
+
+from convsurgeon.remembering import remembered
 
 Policy = Callable[[torch.Tensor, nn.Module], "torch.dtype | None"]
 """What a clone does with a tensor, given the module that holds it: None shares its storage, a dtype copies it."""
@@ -113,7 +114,7 @@ def _blank(module: nn.Module) -> nn.Module:
     return blank
 
 
-@functools.cache
+@remembered
 def _slots_of(kind: Any) -> tuple[str, ...]:
     return tuple({slot for cls in kind.__mro__ for slot in vars(cls).get("__slots__", ())})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from convsurgeon.errors import UnsupportedError
 from convsurgeon.exported import module_of_program
+from convsurgeon.remembering import remembered
 from convsurgeon.samples import Sample, as_samples
 from convsurgeon.verification import Tolerance
 
@@ -72,7 +72,7 @@ class Request:
         return cls(model, _checked(model, sample_inputs, given), program, notes)
 
 
-@functools.cache
+@remembered
 def _wrapper(kind: Any) -> str | None:
     """The wrapper that a class is, by its name: FSDP's needn't be importable."""
     return next((one.__name__ for one in kind.__mro__ if one.__name__ in _WRAPPERS), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import operator
 import types
@@ -77,7 +76,6 @@ def _writes(node: fx.Node, module: nn.Module) -> bool:
     return name.endswith("_") or node.target in _IN_PLACE or flagged or "out" in node.kwargs
 
 
-@functools.cache
 def _has_flag(function: Any) -> bool:
     """Whether a function can be told to write in place."""
     return isinstance(function, types.FunctionType) and "inplace" in inspect.signature(function).parameters

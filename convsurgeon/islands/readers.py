@@ -6,7 +6,6 @@ A run shows only the branches that it takes; what a cache or a streaming step do
 from __future__ import annotations
 
 import ast
-import functools
 import inspect
 import textwrap
 from collections.abc import Iterator
@@ -14,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+
+from convsurgeon.remembering import remembered
 
 _HARMLESS = {"dtype", "device", "requires_grad", "requires_grad_", "is_cuda", "grad"}
 """What may be asked of a weight whatever its shape."""
@@ -49,7 +50,7 @@ def reads_of(root: nn.Module) -> Reads:
     return Reads(frozenset(weights), frozenset(geometry))
 
 
-@functools.cache
+@remembered
 def _named_in(kind: Any) -> frozenset[tuple[str, str]]:
     """(child, attribute) for each ``self.child...attribute`` in the methods of a class."""
     found: set[tuple[str, str]] = set()
