@@ -87,7 +87,8 @@ def _exported(model: nn.Module, sample: Sample, mode: bool | None, ways: Sequenc
             exported = export_model(clone, sample, ways)
     except ExportFailed as error:
         raise CaptureError(_explain(model, error)) from error.first
-    if left.drew:
+    # what is drawn in a run on fake tensors leaves the generator where it was
+    if left.drew or any(isinstance(held, torch.Generator) for held in exported.program.constants.values()):
         raise CaptureError(
             f"{type(model).__name__} draws from a generator of its own, which an exported program would freeze\n"
             "  pass the generator in, or use capture='islands'"

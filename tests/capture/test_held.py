@@ -127,3 +127,43 @@ def test_what_only_fills_a_cache_is_a_graph_all_the_same() -> None:
         return state[key]
 
     assert converted_and_equal(Keeps({}, cached).eval(), X).plan.capture.how == "export"
+
+
+class Draws(nn.Module):
+    """Adds noise from a generator that it finds where it was put."""
+
+    def __init__(self, held: Any, find: Callable[[Any], torch.Generator], longest: int) -> None:
+        super().__init__()
+        self.conv, self.held, self.find, self.longest = nn.Conv1d(4, 4, 3), held, find, longest
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.longest and x.shape[-1] > self.longest:
+            return x
+        y: torch.Tensor = self.conv(x + torch.randn(1, generator=self.find(self.held)))
+        return y
+
+
+GENERATORS: dict[str, tuple[Callable[[], Any], Callable[[Any], torch.Generator]]] = {
+    "attribute": (torch.Generator, lambda held: held),
+    "list": (lambda: [torch.Generator()], lambda held: held[0]),
+    "deep": (lambda: {"of": SimpleNamespace(seen=torch.Generator())}, lambda held: held["of"].seen),
+}
+
+
+@pytest.mark.parametrize("kind", GENERATORS)
+@pytest.mark.parametrize(
+    ("capture", "longest", "told"),
+    [
+        ("trace", 0, "draws random numbers that depend on no input"),
+        ("export", 100, "draws from a generator of its own"),
+    ],
+)
+def test_a_generator_of_the_model_goes_on_in_its_own_python(kind: str, capture: Any, longest: int, told: str) -> None:
+    make, find = GENERATORS[kind]
+    model = Draws(make(), find, longest).eval()
+    with pytest.raises(convsurgeon.CaptureError, match=told):
+        convsurgeon.convert(model, X, capture=capture)
+    conversion = convsurgeon.convert(model, X)
+    assert conversion.plan.capture.how == "islands"
+    for _ in range(3):
+        torch.testing.assert_close(conversion.module(X), model(X))
