@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 
 from convsurgeon.aiming import asks_for_square, rewritten_for
 from convsurgeon.capture import modules_of
+from convsurgeon.capture.state import without_cached_weights
 from convsurgeon.choosing import Choice, How, choose
 from convsurgeon.collector import paused_collector
 from convsurgeon.conversion import Conversion
@@ -36,6 +37,7 @@ Axis = Literal[-2, -1]
 
 
 @paused_collector()
+@without_cached_weights()
 @torch.inference_mode(False)
 def convert(
     model: nn.Module | ExportedProgram,
@@ -166,6 +168,7 @@ def convert(
 
 
 @paused_collector()
+@without_cached_weights()
 @torch.inference_mode(False)
 def plan(
     model: nn.Module | ExportedProgram,

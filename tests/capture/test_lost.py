@@ -9,7 +9,7 @@ import pytest
 import torch
 from support import converted_and_equal
 from torch import nn
-from torch.nn.utils import prune, spectral_norm, weight_norm
+from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 from torch.utils.checkpoint import checkpoint
 
 import convsurgeon
@@ -151,6 +151,25 @@ def test_a_weight_that_a_hook_of_the_whole_computes_keeps_its_shape(of: Callable
             parameter.data.mul_(2)
     torch.testing.assert_close(conversion.module(X), model(X))
     assert convsurgeon.verify(model, conversion.module, X, gradients=True, train=True).passed
+
+
+@pytest.mark.parametrize("capture", ["auto", "trace", "export", "islands"])
+@pytest.mark.parametrize("called", [True, False])
+def test_a_cache_of_computed_weights_is_the_callers(called: bool, capture: Any) -> None:
+    model = nn.Sequential(parametrizations.weight_norm(nn.Conv1d(4, 4, 3)), nn.ReLU()).eval()
+    cache: Any = parametrize
+    with parametrize.cached():
+        if called:
+            model(X)
+        held = [*cache._cache.items()]
+        conversion = convsurgeon.convert(model, X, capture=capture, copy_weights=True)
+        convsurgeon.plan(model, X, capture=capture)
+        assert cache._cache_enabled == 1
+        assert [(key, id(one)) for key, one in cache._cache.items()] == [(key, id(one)) for key, one in held]
+    for one in (model, conversion.module):
+        for parameter in one.parameters():
+            parameter.data.mul_(2)
+    torch.testing.assert_close(conversion.module(X), model(X))
 
 
 @pytest.mark.filterwarnings("ignore:.*spectral_norm.* is deprecated:FutureWarning")  # it is what old models hold
