@@ -15,7 +15,7 @@ from torch import fx, nn
 
 _PLAIN = (bool, int, float, complex, str, bytes)
 _ATOMS = frozenset({*_PLAIN, type(None), types.FunctionType, torch.dtype, torch.device, torch.Size})
-_WHOLE = (fx.Proxy, fx.Graph, torch.Tensor, torch.jit.ScriptModule, type, types.ModuleType)
+_WHOLE = (fx.Proxy, fx.Graph, torch.Tensor, torch.Generator, torch.jit.ScriptModule, type, types.ModuleType)
 
 _HOOKS = frozenset(name for name, value in vars(nn.Module()).items() if "hooks" in name and isinstance(value, dict))
 
@@ -55,15 +55,29 @@ def _parts(value: Any) -> Iterator[Any]:
         yield from value.values()
     elif isinstance(value, (list, tuple, set, frozenset, deque)):
         yield from value
-    elif not isinstance(value, types.SimpleNamespace) and _copies_itself(type(value)):
-        return  # it is more than its attributes: a logger, say, is a way to all others
+    elif _copies_itself(value):
+        # Not its attributes: a logger's, say, lead to all other loggers.
+        yield from _copied_from(value)
+        return
     if hasattr(value, "__dict__"):
         yield vars(value)
     yield from _slots(value).values()
 
 
-def _copies_itself(kind: type) -> bool:
+def _copies_itself(value: Any) -> bool:
+    """Whether it says itself how it is copied, as what is written in C does: NumPy's arrays, generators, counters."""
+    kind = type(value)
+    if isinstance(value, (*_WHOLE, nn.Module)):
+        return False
     return any(getattr(kind, name) is not getattr(object, name) for name in ("__reduce__", "__reduce_ex__"))
+
+
+def _copied_from(value: Any) -> tuple[Any, ...]:
+    try:
+        told = value.__reduce_ex__(2)
+    except Exception:  # a copy protocol of the user's may raise anything; what can't be copied can't be compared
+        return ()
+    return told if isinstance(told, tuple) else (told,)
 
 
 def contents_of(holder: Any) -> Any:
@@ -74,11 +88,13 @@ def contents_of(holder: Any) -> Any:
         return list(holder)
     if isinstance(holder, set):
         return set(holder)
-    return version_of(holder) if isinstance(holder, torch.Tensor) else _slots(holder)
+    if isinstance(holder, torch.Tensor):
+        return version_of(holder)
+    return _copied_from(holder) if _copies_itself(holder) else _slots(holder)
 
 
 def refill(holder: Any, contents: Any) -> None:
-    """Let a container or object hold the very things that it did; a tensor keeps its numbers."""
+    """Let a container or object hold the very things that it did; what isn't Python's own keeps its numbers."""
     if _ids(contents_of(holder)) == _ids(contents):
         return  # it may be one that refuses to be written
     if isinstance(holder, (dict, set)):

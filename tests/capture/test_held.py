@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+import random
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support import converted_and_equal
@@ -27,6 +31,10 @@ class Slotted:
 @dataclass
 class Cell:
     seen: Any = None
+
+    def step(self) -> Any:
+        self.seen += 1
+        return self.seen
 
 
 class Keeps(nn.Module):
@@ -67,6 +75,11 @@ def _counted(state: Any, x: torch.Tensor) -> Any:
     return state["of"][0].seen
 
 
+def _counted_up(state: Any, x: torch.Tensor) -> Any:
+    state += 1
+    return float(state[0])
+
+
 def _written(state: list[torch.Tensor], x: torch.Tensor) -> Any:
     return state[0].add_(1)
 
@@ -81,6 +94,11 @@ KINDS: dict[str, tuple[Callable[[], Any], Callable[[Any, torch.Tensor], Any]]] =
     "slots": (Slotted, _as_attribute),
     "namespace": (lambda: SimpleNamespace(seen=None), _as_attribute),
     "counter, deep": (lambda: {"of": (Cell(0),)}, _counted),
+    "array": (lambda: np.zeros(2), _counted_up),
+    "random": (lambda: [random.Random(0)], lambda state, x: state[0].random()),
+    "random array": (lambda: {"of": np.random.default_rng(0)}, lambda state, x: state["of"].random()),
+    "iterator": (lambda: itertools.count(1), lambda state, x: next(state)),
+    "bound": (lambda: functools.partial(Cell(0).step), lambda state, x: state()),
     "tensor in a list": (lambda: [torch.zeros(())], _written),
 }
 
@@ -110,7 +128,10 @@ def test_what_changed_is_named(model: nn.Module) -> None:
     assert left.attribute == "0.state"
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"tensor in a list"}))
+WRITTEN_IN_C = {"array", "random", "random array", "iterator", "tensor in a list"}
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS.keys() - WRITTEN_IN_C))
 def test_what_changed_is_put_back(kind: str) -> None:
     state, step = KINDS[kind]
     model = Keeps(state(), step)
