@@ -1,8 +1,10 @@
-"""Runs that share a model's parameters, and leave them as they were even where forward writes to them."""
+"""Runs of clones that leave no trace: not in the parameters that they share with a model, nor in autocast's cache."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -14,17 +16,37 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from convsurgeon.cloning import memory_of
 
 
+@contextmanager
+def without_autocast_cache() -> Iterator[None]:
+    """Inside, autocast keeps no weight that it has cast.
+
+    It would keep those of every clone, each a leaf of its own, until the caller leaves autocast.
+    """
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)
+
+
 class WriteGuard(TorchDispatchMode):
     """While active, keeps a copy of each parameter of `module` before the first write to it; puts them back on leaving.
 
     Only what is written is ever copied, and most runs write nothing: parameters are looked for once something is
     written, so `module` is best the one whose clone runs. Writes that ATen doesn't see (through NumPy) aren't seen.
+    Autocast's cache is off.
     """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self._module = module
         self._saved: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def __enter__(self) -> Any:
+        self._uncached = without_autocast_cache()
+        self._uncached.__enter__()
+        return super().__enter__()  # type: ignore[no-untyped-call]  # likewise
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.protect(func, args, kwargs)
@@ -51,6 +73,7 @@ class WriteGuard(TorchDispatchMode):
         try:
             super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]  # likewise
         finally:
+            self._uncached.__exit__(None, None, None)
             self.restore()
 
     def restore(self) -> None:

@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from convsurgeon.cloning import clone_module, copied, own, share_parameters
 from convsurgeon.converted import ConvertedModule
+from convsurgeon.guard import without_autocast_cache
 from convsurgeon.islands.in_place import convolve_as_called
 from convsurgeon.islands.standing import become
 from convsurgeon.origin import ORIGIN
@@ -52,7 +53,7 @@ def profiled(
         before.watch(models[2], part.path, part.captured.graph)
         after.watch(models[3], part.path, _converted(module, part).graph)
     calls[2:] = [before.counting(calls[2]), after.counting(calls[3])]
-    with preserved_random_state():
+    with preserved_random_state(), without_autocast_cache():
         timed = timed_in_turn(dict(enumerate(calls)), range(rounds), budget_s=budget_s)
         nothing = blank()
     done = len(timed[0].seconds)

@@ -13,6 +13,7 @@ from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Capture
 from convsurgeon.cloning import clone_module, own
 from convsurgeon.converted import ConvertedModule
+from convsurgeon.guard import without_autocast_cache
 from convsurgeon.origin import ORIGIN
 from convsurgeon.rng import preserved_random_state
 from convsurgeon.samples import Sample
@@ -41,7 +42,7 @@ def node_values(capture: Capture, candidate: ConvertedModule, sample: Sample) ->
     weights, which forward may write, and the float64 ones.
     """
     axis = UnitAxis(candidate.unit_axis)
-    with preserved_random_state() as state, torch.no_grad():
+    with preserved_random_state() as state, torch.no_grad(), without_autocast_cache():
         theirs = clone_module(candidate, own)
         inputs = Sample(*candidate.inputs_2d(*sample.args, **sample.kwargs))
         ours = Steps(clone_module(capture.root, own), capture.graph, sample, state)
