@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.export import ExportedProgram
 
+from convsurgeon.alone import alone
 from convsurgeon.converted import ConvertedModule
 from convsurgeon.exact import Notes
 from convsurgeon.exported import program_of
@@ -82,6 +83,7 @@ class Conversion:
             "seconds": dict(self.seconds),
         }
 
+    @alone
     def to_html(self, path: str | os.PathLike[str]) -> None:
         """Write the report as one page that needs nothing else: both lanes, every node, its error, weights and totals.
 
@@ -92,6 +94,7 @@ class Conversion:
         """
         write_text(path, conversion_page(self))
 
+    @alone
     def export(self, path: str | os.PathLike[str], sample_inputs: Any = None, *, partitioner: str = "xnnpack") -> str:
         """Write the converted model for other tools, by the suffix of `path`, and compare what was written with it.
 
@@ -118,6 +121,7 @@ class Conversion:
         samples = self.samples if sample_inputs is None else as_samples(sample_inputs)
         return export_file(self, samples[0] if samples else None, Path(path), partitioner=partitioner)
 
+    @alone
     def profile(self, sample_inputs: Any = None, *, rounds: int = 20, budget_s: float = 20.0) -> Profile:
         """Where the time goes: original and converted model in turn, operator by operator; printed, it is a table.
 

@@ -11,6 +11,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from convsurgeon.aiming import asks_for_square, rewritten_for
+from convsurgeon.alone import alone
 from convsurgeon.capture import modules_of
 from convsurgeon.capture.state import without_cached_weights
 from convsurgeon.choosing import Choice, How, choose
@@ -36,6 +37,7 @@ Io = Literal["1d", "2d"]
 Axis = Literal[-2, -1]
 
 
+@alone
 @paused_collector()
 @without_cached_weights()
 @torch.inference_mode(False)
@@ -167,6 +169,7 @@ def convert(
     return tuned_like(conversion, model if verify else module, tolerance)
 
 
+@alone
 @paused_collector()
 @without_cached_weights()
 @torch.inference_mode(False)

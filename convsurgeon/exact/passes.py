@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from convsurgeon.alone import alone
 from convsurgeon.collector import paused_collector
 from convsurgeon.converted import ConvertedModule
 from convsurgeon.exact.base import REWRITES, Cost, Left, Notes, Rewritten, Wanted
@@ -46,6 +47,7 @@ _ANY_LAYOUT = frozenset(
 """Rules of operators that compute the same from whatever layout, into a layout of their own."""
 
 
+@alone
 @paused_collector()
 def rewrite_exactly(
     module: ConvertedModule, names: Sequence[str], sample: Any, *, select: Sequence[str] = ("*",)

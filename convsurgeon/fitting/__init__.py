@@ -12,6 +12,7 @@ from torch._dynamo.eval_frame import OptimizedModule
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
+from convsurgeon.alone import alone
 from convsurgeon.capture.state import without_cached_weights
 from convsurgeon.capture.tracer import where_in_user_code
 from convsurgeon.cloning import clone_module, share_parameters
@@ -30,6 +31,7 @@ from convsurgeon.targets import Family, Limit, Target, load_target
 __all__ = ["MENDS", "Fit", "FittedOperator", "Mend", "Misfit", "Total", "Verdict", "fit", "require_closed"]
 
 
+@alone
 @paused_collector()
 @without_cached_weights()
 @torch.inference_mode(False)
