@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copyreg
-import functools
 import types
 import weakref
 from collections import deque
@@ -12,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+
+from convsurgeon.remembering import remembered
 
 _PLAIN = (bool, int, float, complex, str, bytes)
 _ATOMS = frozenset({*_PLAIN, type(None), types.FunctionType, torch.dtype, torch.device, torch.Size})
@@ -121,7 +122,7 @@ def _slots(holder: Any) -> dict[str, Any]:
     return {name: getattr(holder, name) for name in _slot_names(kind) if hasattr(holder, name)}
 
 
-@functools.cache
+@remembered
 def _slot_names(kind: Any) -> Sequence[str]:
     names: Sequence[str] = copyreg._slotnames(kind)  # type: ignore[attr-defined]  # typeshed leaves it out
     return names

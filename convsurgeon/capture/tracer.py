@@ -21,6 +21,7 @@ from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from convsurgeon.capture.arguments import default_of, hold, plain
 from convsurgeon.capture.state import ModeFlag
+from convsurgeon.remembering import remembered
 
 _LIBRARIES = tuple(
     f"{Path(folder)}{os.sep}"
@@ -154,7 +155,7 @@ def computes_as_its_layer(module: nn.Module) -> bool:
     return "forward" not in vars(module) and _class_computes_as_its_layer(kind)
 
 
-@functools.cache
+@remembered
 def _class_computes_as_its_layer(kind: Any) -> bool:
     if issubclass(kind, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
         return False

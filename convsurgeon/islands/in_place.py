@@ -74,10 +74,21 @@ def _asked(
 def convolve_in_place(module: nn.Module, axis: UnitAxis) -> None:
     """Let the convolutions that `module` calls while its forward runs be computed in 2-D, in copies of it too."""
     vars(module)["forward"] = _ForwardIn2d(module, axis)
+    vars(module)["_replicate_for_data_parallel"] = functools.partial(_replicated, module, axis)
+
+
+def _replicated(module: nn.Module, axis: UnitAxis) -> nn.Module:
+    """A replica for `nn.DataParallel`, which copies shallowly: the forward that it takes along is the module's."""
+    kind: Any = type(module)
+    replica: nn.Module = kind._replicate_for_data_parallel(module)
+    convolve_as_called(replica)
+    convolve_in_place(replica, axis)
+    return replica
 
 
 def convolve_as_called(module: nn.Module) -> None:
     """Take back what `convolve_in_place` did."""
+    del vars(module)["_replicate_for_data_parallel"]
     forward = vars(module).pop("forward")
     if forward.own is not None:
         vars(module)["forward"] = forward.own

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from convsurgeon.alone import alone
 from convsurgeon.cloning import clone_module, share_parameters
 from convsurgeon.conversion import Conversion
 from convsurgeon.converted import ConvertedModule, shared_copy
@@ -42,6 +43,7 @@ class TuningWarning(UserWarning):
     """A choice that was saved wasn't used, or nothing could be decided."""
 
 
+@alone
 def tune(
     conversion: Conversion,
     sample_inputs: Any = None,
@@ -147,7 +149,7 @@ class _Tuner:
         """The conversion by a saved choice, or else by what is measured; says in warnings what wasn't done."""
         found = self._tuned(saved, elsewhere)
         for warning in self._warnings:
-            warnings.warn(warning, TuningWarning, 3)
+            warnings.warn(warning, TuningWarning, 4)
         return found
 
     def _tuned(self, saved: str | PathLike[str] | None, elsewhere: Elsewhere) -> Conversion:

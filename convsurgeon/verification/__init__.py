@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from convsurgeon.alone import alone
 from convsurgeon.capture import Capture
 from convsurgeon.capture.tracer import where_in_user_code
 from convsurgeon.cloning import clone_module, share_parameters
@@ -23,6 +24,7 @@ from convsurgeon.verification.result import Comparison, Divergence, Tolerance, V
 __all__ = ["Comparison", "Divergence", "Tolerance", "Verification", "require_runs", "verify", "verify_samples"]
 
 
+@alone
 def verify(
     reference: nn.Module,
     candidate: nn.Module,

@@ -88,6 +88,18 @@ def test_a_module_computed_in_place_keeps_its_signature_and_class_in_every_copy(
     assert model(X).any()
 
 
+def test_the_replicas_of_data_parallel_compute_with_weights_of_their_own() -> None:
+    model = nested()
+    module = convsurgeon.convert(model, X).module
+    replicas = [one._replicate_for_data_parallel() for one in (module, module.inner)]
+    for replica in replicas:
+        replica.weight = torch.zeros(4, 4, 3)
+    replicas[0].inner = None
+    assert ranks_of_convolutions(replicas[0], X) == [(4, 4)]
+    assert not replicas[0](X).any()
+    torch.testing.assert_close(module(X), model(X))
+
+
 class Doubled:
     """A forward of its own, as tools hang one on a module."""
 
