@@ -20,6 +20,7 @@ from convsurgeon.exact.nodes import Memory
 from convsurgeon.exact.reader import Reader
 from convsurgeon.exact.shapes import Shapes, add_shapes, cost_of, name_in, shapes_of
 from convsurgeon.exact.sites import Norm, Site
+from convsurgeon.exact.undoing import all_or_nothing
 from convsurgeon.exact.writer import Writer
 from convsurgeon.origin import ORIGIN, Origin
 from convsurgeon.parts import Part
@@ -54,6 +55,8 @@ def rewrite_exactly(
 ) -> Notes:
     """Rewrite a converted module in place, by the exact rewrites of these names, and tell what was done.
 
+    Where it raises, or is interrupted, the module stays as it was.
+
     Args:
         module: what `convsurgeon.convert` returns as ``module``, where that is one graph.
         names: of `REWRITES`; some take a number, as ``"split_kernel:7"``. They are done in an order of their own.
@@ -71,7 +74,11 @@ def rewrite_exactly(
         raise TypeError(f"module is a {type(module).__name__}; accepted: the module of a conversion, as one graph")
     samples = as_samples(sample)
     wanted = wanted_of(names, samples)
-    return _rewrite(module, wanted, shapes_of(module, samples[0]), select) if wanted else Notes()
+    if not wanted:
+        return Notes()
+    shapes = shapes_of(module, samples[0])
+    with all_or_nothing(module):
+        return _rewrite(module, wanted, shapes, select)
 
 
 def _rewrite(module: ConvertedModule, wanted: Sequence[Wanted], shapes: Shapes, select: Sequence[str]) -> Notes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 import convsurgeon
-from convsurgeon.exact import REWRITES, rewrite_exactly
+from convsurgeon.exact import REWRITES, passes, rewrite_exactly
 
 EVERYTHING = ["split_kernel:7", "fold_stride", "fold_dilation", "fold_batch_norm", "transposed_as_convolution"]
 
@@ -238,6 +239,37 @@ def test_wrong_names_are_told(name: str, message: str) -> None:
     module = convsurgeon.convert(nn.Sequential(nn.Conv1d(1, 2, 8, 4)), x).module
     with pytest.raises(ValueError, match=message):
         rewrite_exactly(module, [name], x)
+
+
+@CAPTURES
+@pytest.mark.parametrize("place", ["_sign", "_replace", "run"])
+@pytest.mark.parametrize("after", [0, 1, 3])
+def test_what_is_interrupted_leaves_the_module_as_it_was(
+    capture: str, place: str, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x = network(), torch.randn(2, 1, 400).double()
+    module: Any = convsurgeon.convert(model, x, capture=capture).module
+    before, code, expected = dict(module.state_dict(keep_vars=True)), module.code, module(x)
+    calls, real = itertools.count(), getattr(passes._Pass, place)
+
+    def interrupted(*args: Any) -> Any:
+        if next(calls) == after:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(passes._Pass, place, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            rewrite_exactly(module, EVERYTHING, x)
+    held = module.state_dict(keep_vars=True)
+    assert list(held) == list(before)
+    assert all(held[name] is tensor for name, tensor in before.items())
+    assert module.code == code
+    assert torch.equal(module(x), expected)
+    assert module.captured_mode is convsurgeon.convert(model, x, capture=capture).module.captured_mode
+    module.load_state_dict(model.state_dict())
+    assert rewrite_exactly(module, EVERYTHING, x).rewritten
+    torch.testing.assert_close(module(x), expected)
 
 
 def test_every_rewrite_states_its_equation() -> None:
