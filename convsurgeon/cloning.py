@@ -209,6 +209,9 @@ def _cloned_object(value: Any, memo: dict[int, Any]) -> Any:
     """An object that refuses to be copied whole, attribute by attribute; itself if it has none."""
     if not hasattr(value, "__dict__") or isinstance(value, (type, types.ModuleType)):
         return value
-    result = object.__new__(type(value))
+    try:
+        result = object.__new__(type(value))
+    except TypeError:  # one that is made in C: an open file, what belongs to a thread
+        return value
     result.__dict__.update({name: _clone(one, memo) for name, one in vars(value).items()})
     return result

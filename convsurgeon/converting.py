@@ -13,7 +13,6 @@ from torch.export import ExportedProgram
 from convsurgeon.aiming import asks_for_square, rewritten_for
 from convsurgeon.alone import alone
 from convsurgeon.capture import modules_of
-from convsurgeon.capture.state import without_cached_weights
 from convsurgeon.choosing import Choice, How, choose
 from convsurgeon.collector import paused_collector
 from convsurgeon.conversion import Conversion
@@ -39,7 +38,6 @@ Axis = Literal[-2, -1]
 
 @alone
 @paused_collector()
-@without_cached_weights()
 @torch.inference_mode(False)
 def convert(
     model: nn.Module | ExportedProgram,
@@ -171,7 +169,6 @@ def convert(
 
 @alone
 @paused_collector()
-@without_cached_weights()
 @torch.inference_mode(False)
 def plan(
     model: nn.Module | ExportedProgram,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import threading
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -191,3 +193,11 @@ def test_scripted_parts_are_trained_apart(traced: bool, copy_weights: bool) -> N
     for name, buffer in model.named_buffers():
         assert torch.equal(buffer, statistics[name])
     torch.optim.SGD(module.parameters(), 0.1).step()
+
+
+def test_what_is_made_in_c_is_shared(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv1d(3, 4, 3), nn.ReLU()).eval()
+    with (tmp_path / "log").open("w") as model.log:
+        model.of_thread = threading.local()
+        conversion = convsurgeon.convert(model, torch.randn(2, 3, 9))
+        assert [one.becomes for one in conversion.plan.convolutions] == ["Conv2d"]

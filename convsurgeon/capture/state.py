@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.nn.modules import module as torch_module
-from torch.nn.utils import parametrize
 
 from convsurgeon.capture.held import contents_of, held_by, is_same, modules_under, reached_from, refill
 from convsurgeon.capture.held import version_of as version_of
@@ -116,22 +115,6 @@ def without_global_hooks() -> Iterator[None]:
     finally:
         for registry, contents in kept:
             registry.update(contents)
-
-
-@contextmanager
-def without_cached_weights() -> Iterator[None]:
-    """Inside, a caller's ``parametrize.cached()`` doesn't count.
-
-    It keeps a weight by the address of its module: proxies would stay in it, and be found by whatever module is next
-    at that address; and a program would hold what was computed before in the place of a computed weight.
-    """
-    cache: Any = parametrize
-    kept = cache._cache_enabled, cache._cache
-    cache._cache_enabled, cache._cache = 0, {}
-    try:
-        yield
-    finally:
-        cache._cache_enabled, cache._cache = kept
 
 
 def fetch(root: nn.Module, target: str) -> Any:

@@ -13,7 +13,6 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from convsurgeon.alone import alone
-from convsurgeon.capture.state import without_cached_weights
 from convsurgeon.capture.tracer import where_in_user_code
 from convsurgeon.cloning import clone_module, share_parameters
 from convsurgeon.collector import paused_collector
@@ -33,7 +32,6 @@ __all__ = ["MENDS", "Fit", "FittedOperator", "Mend", "Misfit", "Total", "Verdict
 
 @alone
 @paused_collector()
-@without_cached_weights()
 @torch.inference_mode(False)
 def fit(
     module: nn.Module | ExportedProgram,

@@ -8,9 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rich.table import Table
-
-from convsurgeon.tables import table_text
+from convsurgeon.tables import Table, table_text
 from convsurgeon.timing import Ratio
 from convsurgeon.tuning.choice import Choice
 from convsurgeon.tuning.parts import Tried

@@ -17,7 +17,7 @@ from convsurgeon.alone import alone
 from convsurgeon.cloning import clone_module, share_parameters
 from convsurgeon.conversion import Conversion
 from convsurgeon.converted import ConvertedModule, shared_copy
-from convsurgeon.guard import WriteGuard
+from convsurgeon.guard import WriteGuard, without_autocast_cache
 from convsurgeon.rng import preserved_random_state
 from convsurgeon.samples import Sample, as_samples
 from convsurgeon.timing import MOST_ROUNDS, Ratio, timed_in_turn
@@ -171,10 +171,13 @@ class _Tuner:
     def _measured(self) -> Conversion:
         if not self._parts:
             return self._unchanged("no part of the model is a graph")
+        call = self._call(self._module)
         with WriteGuard(self._module) as guard:
-            self._call(self._module)()
+            call()
+            call()  # some write from their second call on
         try:
-            return self._chosen()
+            with without_autocast_cache():
+                return self._chosen()
         finally:
             guard.restore()  # what forward writes to parameters, which every call that was timed has written
 
