@@ -79,8 +79,8 @@ class Profile:
         return {**asdict(self), "is_certain": self.is_certain}
 
     def __str__(self) -> str:
-        least = sorted((one.most_s for one in self.costs), reverse=True)[:_SHOWN][-1:] or [0.0]
-        shown = [one for one in self.costs if one.most_s >= least[0]]
+        dearest = sorted(range(len(self.costs)), key=lambda at: self.costs[at].most_s, reverse=True)[:_SHOWN]
+        shown = [self.costs[at] for at in sorted(dearest)]
         title = f"us a call, medians of {self.rounds} rounds in turn; threads: {self.threads}"
         table = Table("", title=title, title_justify="left")
         table.add_column("", overflow="fold")
@@ -89,7 +89,10 @@ class Profile:
         for one in shown:
             table.add_row(one.operator, escape(one.name), *_figures(one))
         if len(shown) < len(self.costs):
-            table.add_row(f"and {len(self.costs) - len(shown)} more", f"none takes more than {_us(least[0])}")
+            table.add_row(
+                f"and {len(self.costs) - len(shown)} more",
+                f"none takes more than {_us(self.costs[dearest[-1]].most_s)}",
+            )
         table.add_section()
         for one in self.totals:
             table.add_row(_NAMES[one.kind], f"{one.operator} in all", *_figures(one))
