@@ -98,7 +98,7 @@ def test_an_export_is_refused_whenever_its_time_is_over(way: Any, monkeypatch: p
         return time.perf_counter() - start
 
     exported(60)  # what torch imports at first takes its time
-    whole = exported(60) / 2  # it exports in both modes
+    whole = min(exported(60) for _ in range(3)) / 2  # it exports in both modes; the machine may be busy
     for part in range(6):
         with pytest.raises(convsurgeon.CaptureError, match="OutOfTime: it took too long"):
             exported(whole * part / 24)
