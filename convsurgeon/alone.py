@@ -41,8 +41,8 @@ def _without_cached_weights() -> Iterator[None]:
     """
     cache: Any = parametrize
     kept = cache._cache_enabled, cache._cache
-    cache._cache_enabled, cache._cache = 0, {}
     try:
+        cache._cache_enabled, cache._cache = 0, {}
         yield
     finally:
         cache._cache_enabled, cache._cache = kept

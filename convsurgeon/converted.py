@@ -173,14 +173,12 @@ class ConvertedModule(fx.GraphModule):
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ConvertedModule:
-        result = ConvertedModule.__new__(ConvertedModule)
+        result = _new()
         memo[id(self)] = result
         return _fill(result, type(self).__name__, copy.deepcopy(_contents(self), memo), copied_graph(self._graph))
 
     def __copy__(self) -> ConvertedModule:
-        return _fill(
-            ConvertedModule.__new__(ConvertedModule), type(self).__name__, _contents(self), copied_graph(self._graph)
-        )
+        return _fill(_new(), type(self).__name__, _contents(self), copied_graph(self._graph))
 
     def _replicate_for_data_parallel(self) -> ConvertedModule:
         """As ``nn.Module`` does, for `nn.DataParallel`: a GraphModule's own keeps parameters where tensors are put."""

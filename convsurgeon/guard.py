@@ -23,8 +23,8 @@ def without_autocast_cache() -> Iterator[None]:
     It would keep those of every clone, each a leaf of its own, until the caller leaves autocast.
     """
     before = torch.is_autocast_cache_enabled()
-    torch.set_autocast_cache_enabled(False)
     try:
+        torch.set_autocast_cache_enabled(False)
         yield
     finally:
         torch.set_autocast_cache_enabled(before)

@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 from convsurgeon.capture import Capture, Modules, fetch, inlined_paths, modules_of
-from convsurgeon.capture.state import version_of
+from convsurgeon.capture.held import version_of
 from convsurgeon.cloning import Policy, clone_module, copied, own, rewrap, share
 from convsurgeon.converted import ConvertedModule, Facts, load_1d_state
 from convsurgeon.islands.in_place import convolve_in_place

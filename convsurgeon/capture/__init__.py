@@ -13,8 +13,9 @@ from torch import fx, nn
 
 from convsurgeon.capture.arguments import held_arguments
 from convsurgeon.capture.by_export import export_graph
+from convsurgeon.capture.held import version_of
 from convsurgeon.capture.modes import Trace, difference, follows_mode
-from convsurgeon.capture.state import fetch, in_mode, undone, version_of, without_global_hooks
+from convsurgeon.capture.state import fetch, in_mode, undone, without_global_hooks
 from convsurgeon.capture.tracer import ModelTracer, where_in_user_code
 from convsurgeon.cloning import clone_module, share_parameters
 from convsurgeon.errors import CaptureError

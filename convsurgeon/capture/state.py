@@ -13,7 +13,6 @@ from torch import fx, nn
 from torch.nn.modules import module as torch_module
 
 from convsurgeon.capture.held import contents_of, held_by, is_same, modules_under, reached_from, refill
-from convsurgeon.capture.held import version_of as version_of
 
 
 @dataclass(slots=True)

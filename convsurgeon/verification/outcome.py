@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from convsurgeon.capture.state import version_of
+from convsurgeon.capture.held import version_of
 from convsurgeon.cloning import copied
 from convsurgeon.converted import ConvertedModule
 from convsurgeon.errors import UnsupportedError
