@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
+from enum import Enum
 from typing import Any
 
 import torch
@@ -110,11 +112,32 @@ def default_of(signature: inspect.Signature, name: str) -> tuple[Any, ...]:
 
 def plain(value: Any) -> Any:
     """A default or a held argument as it can be written into a graph, None if it can't."""
-    return value if is_plain(value) else None
+    if not is_plain(value):
+        return None
+    return type(value)(map(plain, value)) if isinstance(value, (tuple, list)) else of_python(value)
 
 
 def is_plain(value: Any) -> bool:
     """Whether a value can be written into a graph."""
     if isinstance(value, (tuple, list)):
         return type(value) in (tuple, list) and all(map(is_plain, value))
-    return isinstance(value, (bool, int, float, complex, str, type(None), torch.dtype, torch.device))
+    return isinstance(of_python(value), (bool, int, float, complex, str, type(None), torch.dtype, torch.device))
+
+
+def of_python(value: Any) -> Any:
+    """A number or string of a class of its own, as NumPy's scalars, as Python's own: code has no words for others.
+
+    Members of enumerations stay what they are, and so does what is no number of Python's, as a long double.
+    """
+    if type(value) in _WRITTEN or isinstance(value, Enum):
+        return value
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.generic):
+        item = value.item()
+        return item if type(item) in _WRITTEN else value
+    return next((exactly(value) for kind, exactly in _EXACTLY.items() if isinstance(value, kind)), value)
+
+
+_WRITTEN = frozenset({bool, int, float, complex, str, type(None)})
+_EXACTLY: dict[type, Callable[[Any], Any]] = {int: int.__int__, float: float.__float__, str: str.__str__}
+"""What gives the value itself, and not what a subclass would show of it."""

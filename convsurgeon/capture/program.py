@@ -87,7 +87,7 @@ class _Writer:
             if isinstance(leaf, torch.Tensor):
                 nodes.append(one)
             elif is_plain(leaf):
-                self.graph.call_function(hold, (one, leaf, name))
+                self.graph.call_function(hold, (one, plain(leaf), name))
             else:
                 raise CaptureError(
                     f"argument '{name}' holds a {type(leaf).__name__}, which torch.export can't take apart\n"

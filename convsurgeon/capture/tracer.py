@@ -19,7 +19,8 @@ import torch
 from torch import fx, nn
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
-from convsurgeon.capture.arguments import default_of, hold, plain
+from convsurgeon.capture.arguments import default_of, hold, of_python, plain
+from convsurgeon.capture.proxies import StateProxy, ValueProxy
 from convsurgeon.capture.state import ModeFlag
 from convsurgeon.remembering import remembered
 
@@ -29,31 +30,6 @@ _LIBRARIES = tuple(
 )
 _OVERRIDABLE = {"__init__", "__repr__", "extra_repr", "reset_parameters", "__module__", "__doc__", "__annotations__"}
 _LAYER_MODULES = ("torch.nn.modules.", "torch.ao.nn.")
-
-
-class StateProxy(fx.Proxy):
-    """A parameter or buffer in a trace: a proxy whose shape is known, so that forward may branch on it."""
-
-    def __init__(self, tracer: fx.proxy.TracerBase, node: fx.Node, tensor: torch.Tensor) -> None:
-        super().__init__(node, tracer)
-        self.tensor = tensor
-
-    @property
-    def shape(self) -> torch.Size:
-        return self.tensor.shape
-
-    @property
-    def ndim(self) -> int:
-        return self.tensor.ndim
-
-    def size(self, dim: int | None = None) -> Any:
-        return self.tensor.size() if dim is None else self.tensor.size(dim)
-
-    def dim(self) -> int:
-        return self.tensor.dim()
-
-    def numel(self) -> int:
-        return self.tensor.numel()
 
 
 class ModelTracer(fx.Tracer):
@@ -129,7 +105,10 @@ class ModelTracer(fx.Tracer):
     def create_arg(self, a: Any) -> Any:
         if isinstance(a, ModeFlag):
             return self.create_node("get_attr", f"{a.path}.training".removeprefix("."), (), {})
-        return super().create_arg(a)
+        return super().create_arg(of_python(a))
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return ValueProxy(node, self)
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         # Not through concrete_args, which would flatten every input and output as soon as one of these is a container.

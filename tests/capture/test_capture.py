@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -183,3 +188,53 @@ def test_a_slice_of_a_traced_size_follows_the_mode() -> None:
     conversion = convsurgeon.convert(model, x)
     assert conversion.plan.capture.mode is None
     convsurgeon.verify(model, conversion.module, x, gradients=True, train=True).require()
+
+
+class Scaled(float):
+    def __repr__(self) -> str:
+        return "twice as much"
+
+
+SCALARS = {
+    "float64": np.sqrt(0.5),
+    "float32": np.float32(0.1),
+    "int64": np.int64(3),
+    "bool": np.bool_(True),
+    "subclass": Scaled(0.3),
+}
+
+
+@pytest.mark.parametrize("kind", SCALARS)
+@pytest.mark.parametrize("capture", ["trace", "export"])
+def test_numbers_of_numpy_are_written_as_pythons_own(kind: str, capture: Any) -> None:
+    class Scales(Base):
+        def forward(self, x: torch.Tensor, scale: Any = SCALARS[kind]) -> torch.Tensor:
+            y = F.pad(self.conv(x * scale), (np.int64(1), np.int64(1)))
+            return y[..., : np.int64(5)] / SCALARS[kind] + scale
+
+    model = Scales().eval()
+    module = convsurgeon.convert(model, X, capture=capture).module
+    for one in (module, copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        torch.testing.assert_close(one(X), model(X), rtol=0, atol=0)
+        torch.testing.assert_close(one(X, SCALARS[kind]), model(X), rtol=0, atol=0)
+
+
+def test_numbers_of_numpy_may_stand_on_the_left() -> None:
+    class Scales(Base):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return np.sqrt(2.0) * self.conv(x) + np.float32(1) / (np.float64(2) + self.conv.weight.data.abs().max())
+
+    model = Scales().eval()
+    conversion = convsurgeon.convert(model, X, capture="trace")
+    torch.testing.assert_close(conversion.module(X), model(X))
+
+
+def test_an_array_of_numpy_is_left_to_another_capture() -> None:
+    class Chooses(Base):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(x)[..., np.array([0, 2])]
+
+    model = Chooses().eval()
+    with pytest.raises(convsurgeon.CaptureError, match="ndarray"):
+        convsurgeon.convert(model, X, capture="trace")
+    torch.testing.assert_close(convsurgeon.convert(model, X).module(X), model(X))
