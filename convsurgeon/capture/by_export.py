@@ -11,10 +11,11 @@ from torch import nn
 
 from convsurgeon.capture.export_modes import follow_mode
 from convsurgeon.capture.exporting import ALL_WAYS, OPEN_WAYS, Exported, ExportFailed, Way, export_model
+from convsurgeon.capture.lost import without_autograd_functions
 from convsurgeon.capture.modes import DiffersError, Trace
 from convsurgeon.capture.program import admitted, graph_of
 from convsurgeon.capture.state import in_mode, undone, without_global_hooks
-from convsurgeon.capture.tracer import where_in_user_code, without_autograd_functions
+from convsurgeon.capture.tracer import where_in_user_code
 from convsurgeon.cloning import clone_module, share_parameters
 from convsurgeon.errors import CaptureError
 from convsurgeon.rng import preserved_random_state

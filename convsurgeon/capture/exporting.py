@@ -18,7 +18,7 @@ from torch.fx.experimental import _config as symbolic_shapes
 from torch.utils import _pytree as pytree
 
 from convsurgeon.capture.limit import OutOfTime, time_limit
-from convsurgeon.capture.tracer import WouldBeLost
+from convsurgeon.capture.lost import WouldBeLost
 from convsurgeon.samples import Sample
 
 

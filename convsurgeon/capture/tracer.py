@@ -20,6 +20,7 @@ from torch import fx, nn
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from convsurgeon.capture.arguments import default_of, hold, of_python, plain
+from convsurgeon.capture.lost import without_autograd_functions
 from convsurgeon.capture.proxies import StateProxy, ValueProxy
 from convsurgeon.capture.state import ModeFlag
 from convsurgeon.remembering import remembered
@@ -158,33 +159,6 @@ def has_hooks(module: nn.Module) -> bool:
 
 def _autocast() -> tuple[bool, bool]:
     return torch.is_autocast_enabled(), torch.is_autocast_enabled("cpu")
-
-
-def _is_of_torch(function: type) -> bool:
-    """Whether torch's own machinery for exporting applies it, and not in the place of a user's, as dynamo does."""
-    return function.__module__.startswith("torch._") and function.__module__ != "torch._functorch.autograd_function"
-
-
-class WouldBeLost(RuntimeError):
-    """A graph of forward would not do all that forward does: however it is captured."""
-
-
-@contextmanager
-def without_autograd_functions(of: type) -> Iterator[None]:
-    """Inside, a ``torch.autograd.Function`` refuses values `of` a kind: captured by its forward, it has no backward."""
-    applied = torch.autograd.Function.__dict__["apply"]
-
-    def refuse(cls: type, *args: Any, **kwargs: Any) -> Any:
-        if not _is_of_torch(cls) and any(isinstance(arg, of) for arg in (*args, *kwargs.values())):
-            raise WouldBeLost(f"{cls.__name__} is a torch.autograd.Function, whose backward a graph would lose")
-        return applied.__get__(None, cls)(*args, **kwargs)
-
-    function: Any = torch.autograd.Function
-    function.apply = classmethod(refuse)
-    try:
-        yield
-    finally:
-        function.apply = applied
 
 
 def _is_weight_normed(module: nn.Module) -> bool:

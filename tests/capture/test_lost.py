@@ -49,6 +49,25 @@ def test_a_backward_of_its_own_is_no_part_of_an_exported_graph() -> None:
         convsurgeon.convert(model, X, capture="export")
 
 
+reverse = Reversed.apply
+
+
+class AdversarialByAnotherName(Adversarial):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.b(reverse(self.a(x)))
+        return y
+
+
+def test_nor_is_one_that_forward_knows_by_another_name() -> None:
+    model = AdversarialByAnotherName()
+    conversion = converted_and_equal(model, X)
+    assert conversion.plan.capture.how == "islands"
+    assert convsurgeon.verify(model, conversion.module, X, gradients=True, train=True).passed
+    for capture in ("trace", "export"):
+        with pytest.raises(convsurgeon.CaptureError, match=r"Reversed is a torch.autograd.Function"):
+            convsurgeon.convert(model, X, capture=capture)  # type: ignore[call-overload]
+
+
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # the verifying runs have no gradients
 def test_a_checkpoint_that_reenters_keeps_its_gradients() -> None:
     class Net(Adversarial):
@@ -130,8 +149,9 @@ def test_what_a_strict_export_asks_of_the_inputs_is_asked_by_their_names() -> No
 
 @pytest.mark.usefixtures("strict")
 def test_a_strict_export_loses_nothing_either() -> None:
-    with pytest.raises(convsurgeon.CaptureError, match=r"is a torch.autograd.Function, whose backward"):
-        convsurgeon.convert(Adversarial(), X, capture="export")
+    for model in (Adversarial(), AdversarialByAnotherName()):
+        with pytest.raises(convsurgeon.CaptureError, match=r"is a torch.autograd.Function, whose backward"):
+            convsurgeon.convert(model, X, capture="export")
     with pytest.raises(convsurgeon.CaptureError, match="computes something else"):
         convsurgeon.convert(Stream(), X, capture="export", verify=False)
 
