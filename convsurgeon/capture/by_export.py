@@ -13,7 +13,7 @@ from convsurgeon.capture.export_modes import follow_mode
 from convsurgeon.capture.exporting import ALL_WAYS, OPEN_WAYS, Exported, ExportFailed, Way, export_model
 from convsurgeon.capture.lost import without_autograd_functions
 from convsurgeon.capture.modes import DiffersError, Trace
-from convsurgeon.capture.program import admitted, graph_of
+from convsurgeon.capture.program import admitted, graph_of, require_leaves
 from convsurgeon.capture.state import in_mode, undone, without_global_hooks
 from convsurgeon.capture.tracer import where_in_user_code
 from convsurgeon.cloning import clone_module, share_parameters
@@ -45,6 +45,7 @@ def export_graph(model: nn.Module, sample: Sample, *, open_only: bool) -> Export
             f"torch {torch.__version__} doesn't tell what an exported program asks of its inputs\n"
             "  install torch 2.9 or later, or use capture='islands'"
         )
+    require_leaves(model, sample)
     asked: Literal["train", "eval"] = "train" if model.training else "eval"
     flags = {module.training for module in model.modules()}
     with preserved_random_state(), without_global_hooks(), torch.enable_grad():

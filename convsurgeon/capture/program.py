@@ -27,6 +27,21 @@ _PREFIX = f"{ByLeaves.PREFIX}."
 _KEPT_META = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn")
 
 
+def require_leaves(model: nn.Module, sample: Sample) -> None:
+    """Refuse what is neither a tensor nor a number nor a name: an export may leave fake tensors in such an object.
+
+    Raises:
+        CaptureError: the sample holds something of the kind.
+    """
+    for name, given in list(bound_arguments(model, sample).items())[1:]:
+        for leaf in pytree.tree_leaves(given):
+            if not isinstance(leaf, torch.Tensor) and not is_plain(leaf):
+                raise CaptureError(
+                    f"argument '{name}' holds a {type(leaf).__name__}, which torch.export can't take apart\n"
+                    "  register it with torch.utils._pytree.register_pytree_node, or use capture='islands'"
+                )
+
+
 def graph_of(program: ExportedProgram, model: nn.Module, sample: Sample, guards: Sequence[str]) -> Trace:
     """The graph of a program that `export_model` made, called as the model is, and the tensors no module holds.
 
@@ -86,13 +101,8 @@ class _Writer:
             one = value if spec.is_leaf() else self.graph.call_function(operator.getitem, (value, at))
             if isinstance(leaf, torch.Tensor):
                 nodes.append(one)
-            elif is_plain(leaf):
-                self.graph.call_function(hold, (one, plain(leaf), name))
             else:
-                raise CaptureError(
-                    f"argument '{name}' holds a {type(leaf).__name__}, which torch.export can't take apart\n"
-                    "  register it with torch.utils._pytree.register_pytree_node, or use capture='islands'"
-                )
+                self.graph.call_function(hold, (one, plain(leaf), name))
         return nodes
 
     def body(self, graph: fx.Graph, leaves: Sequence[fx.Node]) -> None:

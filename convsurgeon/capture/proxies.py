@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
 from torch import fx
 
+from convsurgeon.capture.lost import WouldBeLost
+
 
 class ValueProxy(fx.Proxy):
-    """A value of the trace, which numbers of NumPy leave every operation to, as they do with tensors."""
+    """A value of the trace, which numbers of NumPy leave every operation to, as they do with tensors.
+
+    Its attributes can't be set: that would be no node, so that no graph would do it.
+    """
 
     __array_ufunc__ = None
 
     def __getattr__(self, name: str) -> fx.proxy.Attribute:
         return _AttributeProxy(self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not sys._getframe(1).f_globals.get("__name__", "").startswith(_PROXIES):
+            raise WouldBeLost(f"forward sets {_in_words(self)}.{name}, and a graph would not")
+        super().__setattr__(name, value)
 
 
 class _AttributeProxy(ValueProxy, fx.proxy.Attribute):
@@ -44,3 +55,14 @@ class StateProxy(ValueProxy):
 
     def numel(self) -> int:
         return self.tensor.numel()
+
+
+_PROXIES = ("torch.fx.", __name__)
+"""The modules that give proxies what they are made of."""
+
+
+def _in_words(proxy: fx.Proxy) -> str:
+    if isinstance(proxy, fx.proxy.Attribute):
+        return f"{_in_words(proxy.root)}.{proxy.attr}"
+    node = proxy.node
+    return str(node.target) if node.op in ("placeholder", "get_attr") else f"an attribute of what {node.name} gives,"
