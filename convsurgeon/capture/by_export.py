@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from convsurgeon.capture.export_modes import follow_mode
-from convsurgeon.capture.exporting import ALL_WAYS, OPEN_WAYS, Exported, ExportFailed, Way, export_model
-from convsurgeon.capture.lost import without_autograd_functions
+from convsurgeon.capture.exporting import ALL_WAYS, OPEN_WAYS, ByLeaves, Exported, ExportFailed, Way, export_model
+from convsurgeon.capture.lost import FROZEN, Weights, without_autograd_functions
 from convsurgeon.capture.modes import DiffersError, Trace
 from convsurgeon.capture.program import admitted, graph_of, require_leaves
 from convsurgeon.capture.state import in_mode, undone, without_global_hooks
@@ -84,6 +84,8 @@ def _exported(model: nn.Module, sample: Sample, mode: bool | None, ways: Sequenc
     clone = clone_module(model, share_parameters)
     for hooks in (clone._forward_hooks, clone._forward_pre_hooks):
         hooks.clear()  # the converted module has them too, and calls them around the graph
+    weights = Weights(clone)
+    buffers = {f"{ByLeaves.PREFIX}.{name}" for name, _ in clone.named_buffers(remove_duplicate=False)}
     try:
         with in_mode(clone, mode), without_autograd_functions(torch.Tensor), undone(clone) as left:
             exported = export_model(clone, sample, ways)
@@ -94,6 +96,12 @@ def _exported(model: nn.Module, sample: Sample, mode: bool | None, ways: Sequenc
         raise CaptureError(
             f"{type(model).__name__} draws from a generator of its own, which an exported program would freeze\n"
             "  pass the generator in, or use capture='islands'"
+        )
+    frozen = [constant for name, constant in exported.program.constants.items() if name not in buffers]
+    if any(isinstance(one, torch.Tensor) and one in weights for one in frozen):
+        raise CaptureError(
+            f"a tensor of {type(model).__name__} {FROZEN}\n"
+            "  read it as an attribute of its module, or use capture='islands'"
         )
     return exported
 

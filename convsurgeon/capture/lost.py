@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from convsurgeon.cloning import memory_of
 
 
 class WouldBeLost(RuntimeError):
@@ -38,3 +44,44 @@ def without_autograd_functions(of: type) -> Iterator[None]:
 def _is_of_torch(function: type) -> bool:
     """Whether torch's own machinery for exporting applies it, and not in the place of a user's, as dynamo does."""
     return function.__module__.startswith("torch._") and function.__module__ != "torch._functorch.autograd_function"
+
+
+class Weights(TorchDispatchMode):
+    """The parameters and buffers of a tree, and whatever is computed from them inside, while no graph notes how.
+
+    Forward may find them otherwise than as attributes of its module: in a list, or by ``self.parameters()``.
+    """
+
+    def __init__(self, root: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self._first = (*root.parameters(), *root.buffers())
+
+    @cached_property
+    def _by_memory(self) -> dict[int, torch.Tensor]:
+        """They are kept, for what takes the place of another in memory isn't that one."""
+        return {memory_of(one): one for one in self._first}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not _reads_shapes(func) and any(one in self for one in _tensors((args, kwargs))):
+            self._by_memory.update((memory_of(one), one) for one in _tensors(result))
+        return result
+
+    def __contains__(self, tensor: torch.Tensor) -> bool:
+        return memory_of(tensor) in self._by_memory
+
+
+FROZEN = (
+    "is computed from a parameter or buffer that forward finds otherwise than as an attribute of its module, as in a "
+    "list, and a graph would hold it as it is now"
+)
+
+
+def _reads_shapes(operator: Any) -> bool:
+    """Whether an operator makes a new tensor of the shape and dtype of another, whatever that one holds."""
+    name: str = operator.overloadpacket.__name__
+    return name.startswith("new_") or name.endswith("_like")
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]

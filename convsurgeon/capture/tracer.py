@@ -20,7 +20,7 @@ from torch import fx, nn
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from convsurgeon.capture.arguments import default_of, hold, of_python, plain
-from convsurgeon.capture.lost import without_autograd_functions
+from convsurgeon.capture.lost import FROZEN, Weights, WouldBeLost, without_autograd_functions
 from convsurgeon.capture.proxies import StateProxy, ValueProxy
 from convsurgeon.capture.state import ModeFlag
 from convsurgeon.remembering import remembered
@@ -56,7 +56,8 @@ class ModelTracer(fx.Tracer):
         assert isinstance(root, nn.Module)
         self._names = {id(p): name for name, p in (*root.named_parameters(), *root.named_buffers())}
         self._grad_enabled = torch.is_grad_enabled()
-        with without_autograd_functions(fx.Proxy), _hooks_in_forward(root):
+        self._weights = Weights(root)
+        with without_autograd_functions(fx.Proxy), _hooks_in_forward(root), self._weights:
             graph = super().trace(root, concrete_args)
         for node, frames in self.frames.items():
             node.stack_trace = "\n".join(
@@ -106,7 +107,18 @@ class ModelTracer(fx.Tracer):
     def create_arg(self, a: Any) -> Any:
         if isinstance(a, ModeFlag):
             return self.create_node("get_attr", f"{a.path}.training".removeprefix("."), (), {})
+        if (
+            isinstance(a, torch.Tensor)
+            and id(a) not in self._names
+            and a not in self.tensor_attrs
+            and a in self._weights
+        ):
+            raise WouldBeLost(f"a tensor of shape {tuple(a.shape)} {FROZEN}")
         return super().create_arg(of_python(a))
+
+    def _has_name(self, tensor: torch.Tensor) -> bool:
+        """Whether the tensor is read where it hangs; any other becomes a constant."""
+        return id(tensor) in self._names or tensor in self.tensor_attrs
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return ValueProxy(node, self)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from support import converted_and_equal
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
@@ -134,63 +134,55 @@ def test_a_buffer_that_grows_stays_with_the_models_own_python() -> None:
         convsurgeon.convert(Growing(), X, capture="export")
 
 
-class Constrained(nn.Conv1d):
-    """A convolution whose weight never gets beyond a norm, as EEGNet's."""
+class Bank(nn.Module):
+    """Computes its weight from parameters, or from a buffer, that it knows by a list as well."""
+
+    def __init__(self, of: Callable[[list[torch.Tensor]], torch.Tensor]) -> None:
+        super().__init__()
+        self.conv, self.of = nn.Conv1d(4, 4, 3), of
+        self.register_buffer("kept", torch.randn(4, 4, 3))
+        self.bank = [self.conv.weight, self.kept]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.weight.data = torch.renorm(self.weight.data, 2, 0, 1.0)
-        return super().forward(x)
+        return F.conv1d(x, self.of(self.bank))
 
 
-def test_a_parameter_whose_data_forward_sets_stays_with_the_models_own_python() -> None:
-    model = nn.Sequential(Constrained(4, 4, 3), nn.ELU(), nn.Conv1d(4, 4, 1))
-    model.get_parameter("0.weight").data.mul_(0.1)
-    with pytest.raises(convsurgeon.CaptureError, match=r"in forward: self.weight.data = .*\n.*sets 0.weight.data, and"):
-        convsurgeon.convert(model, X, capture="trace")
+def _without_gradient(bank: list[torch.Tensor]) -> torch.Tensor:
+    with torch.no_grad():
+        return bank[0] * 2
+
+
+FROM_A_BANK: dict[str, Callable[[list[torch.Tensor]], torch.Tensor]] = {
+    "computed": lambda bank: bank[0] + bank[1],
+    "view": lambda bank: bank[0][:2],
+    "without gradient": _without_gradient,
+    "of a buffer": lambda bank: bank[1].flip(-1),
+    "step by step": lambda bank: torch.zeros(4, 4, 3).copy_(bank[1]).mul(2),
+}
+
+
+@pytest.mark.parametrize("kind", FROM_A_BANK)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_what_is_computed_from_weights_in_a_list_is_no_constant(kind: str, frozen: bool) -> None:
+    model, other = Bank(FROM_A_BANK[kind]), Bank(FROM_A_BANK[kind])
+    model.requires_grad_(not frozen)
+    for capture in ("trace", "export"):
+        with pytest.raises(convsurgeon.CaptureError, match="is computed from a parameter or buffer that forward finds"):
+            convsurgeon.convert(model, X, capture=capture)  # type: ignore[call-overload]
     module = convsurgeon.convert(model, X, copy_weights=True).module
-    state = {name: tensor * 100 for name, tensor in model.state_dict().items()}
-    for one in (model, module):
-        one.load_state_dict(state)
-    torch.testing.assert_close(module(X), model(X))
+    module.load_state_dict(other.state_dict())
+    torch.testing.assert_close(module(X), other(X))
 
 
-@dataclass
-class Kept:
-    seen: torch.Tensor
-    inner: Any = None
+def test_a_parameter_in_a_list_is_a_node_and_one_that_only_gives_its_dtype_is_none() -> None:
+    class Reads(Bank):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return F.conv1d(x, self.bank[0]) + self.bank[1].new_ones(14) + torch.zeros_like(self.bank[0])[0, 0, 0]
 
-
-def _of_the_argument(kept: Kept, x: torch.Tensor) -> None:
-    kept.seen = x[..., -2:]
-
-
-def _of_what_it_holds(kept: Kept, x: torch.Tensor) -> None:
-    kept.inner.seen = x[..., -2:]
-
-
-@pytest.mark.parametrize(
-    ("step", "told"), [(_of_the_argument, "sets kept.seen"), (_of_what_it_holds, r"sets kept\.inner\.seen")]
-)
-def test_an_argument_whose_attribute_forward_sets_stays_with_it_too(step: Callable[..., None], told: str) -> None:
-    class Steps(Adversarial):
-        def forward(self, x: torch.Tensor, kept: Kept) -> torch.Tensor:
-            seen = torch.cat([kept.seen, kept.inner.seen, x], -1)
-            step(kept, x)
-            y: torch.Tensor = self.a(seen)
-            return y
-
-    def fresh() -> Kept:
-        return Kept(torch.zeros(2, 4, 2), Kept(torch.zeros(2, 4, 2)))
-
-    model, sample = Steps().eval(), (X, fresh())
-    with pytest.raises(convsurgeon.CaptureError, match=told):
-        convsurgeon.convert(model, sample, capture="trace")
-    module = convsurgeon.convert(model, sample).module
-    assert torch.equal(sample[1].seen, torch.zeros(2, 4, 2))
-    mine, theirs = fresh(), fresh()
-    for _ in range(3):
-        torch.testing.assert_close(module(X, mine), model(X, theirs))
-    torch.testing.assert_close(mine.inner.seen, theirs.inner.seen)
+    model, other = (Reads(FROM_A_BANK["view"]) for _ in range(2))
+    conversion = converted_and_equal(model, X, capture="trace", copy_weights=True)
+    conversion.module.load_state_dict(other.state_dict())
+    torch.testing.assert_close(conversion.module(X), other(X))
 
 
 @pytest.fixture
