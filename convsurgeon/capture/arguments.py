@@ -64,7 +64,7 @@ def admit(value: Any, condition: str) -> None:
 
 
 def held_arguments(model: nn.Module, sample: Sample | None) -> dict[str, Any]:
-    """Arguments that steer forward rather than flow through it: flags, None, and whatever the sample leaves out.
+    """Arguments that steer forward rather than flow through it: flags, None, members, and what the sample leaves out.
 
     Raises:
         ValueError: the sample doesn't fit the model's forward.
@@ -77,9 +77,18 @@ def held_arguments(model: nn.Module, sample: Sample | None) -> dict[str, Any]:
             continue
         if name not in given and parameter.default is not parameter.empty:
             held[name] = parameter.default
-        elif name in given and isinstance(given[name], (bool, str, type(None))):
+        elif name in given and _steers(given[name]):
             held[name] = given[name]
     return held
+
+
+def _steers(value: Any) -> bool:
+    return isinstance(value, (bool, str, type(None))) or _is_member(value)
+
+
+def _is_member(value: Any) -> bool:
+    """Whether a value is a member of an enumeration that has a name there: several flags at once have none."""
+    return isinstance(value, Enum) and value.name in type(value).__members__
 
 
 def bound_arguments(model: nn.Module, sample: Sample) -> dict[str, Any]:
@@ -121,6 +130,8 @@ def is_plain(value: Any) -> bool:
     """Whether a value can be written into a graph."""
     if isinstance(value, (tuple, list)):
         return type(value) in (tuple, list) and all(map(is_plain, value))
+    if isinstance(value, Enum):
+        return _is_member(value)
     return isinstance(of_python(value), (bool, int, float, complex, str, type(None), torch.dtype, torch.device))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import enum
 import pickle
 from typing import Any
 
@@ -87,6 +88,43 @@ def test_flags_are_held_and_tensors_and_numbers_flow() -> None:
     torch.testing.assert_close(module(X, other, 5.0, add=True), model(X, other, 5.0, add=True))
     with pytest.raises(ValueError, match="argument 'add' was True"):
         module(X, other, 5.0, add=False)
+
+
+class Width(enum.Enum):
+    NARROW = 1
+    WIDE = 2
+
+
+class Shape(enum.Flag):
+    PEAKED = enum.auto()
+    LONG = enum.auto()
+
+
+class ByMember(Base):
+    def forward(self, x: torch.Tensor, width: Width, shape: Shape = Shape.LONG) -> torch.Tensor:
+        return self.conv(x) if width is Width.WIDE else self.conv(x)[..., ::2] * (3 if shape is Shape.LONG else 2)
+
+
+@pytest.mark.parametrize("capture", ["trace", "export"])
+def test_members_of_enumerations_are_held(capture: Any) -> None:
+    model = ByMember()
+    converted = convsurgeon.convert(model, (X, Width.NARROW), capture=capture).module
+    for module in (converted, copy.deepcopy(converted), pickle.loads(pickle.dumps(converted))):
+        torch.testing.assert_close(module(X, Width.NARROW), model(X, Width.NARROW))
+        torch.testing.assert_close(module(X, Width.NARROW, Shape.LONG), model(X, Width.NARROW))
+        with pytest.raises(ValueError, match=r"'width' was <Width.NARROW: 1> when the model was captured"):
+            module(X, Width.WIDE)
+        with pytest.raises(ValueError, match=r"'shape' was <Shape.LONG: 2>"):
+            module(X, Width.NARROW, Shape.PEAKED)
+
+
+def test_several_flags_at_once_flow() -> None:
+    class ByFlags(Base):
+        def forward(self, x: torch.Tensor, shape: Shape) -> torch.Tensor:
+            return self.conv(x)
+
+    module = convsurgeon.convert(ByFlags(), (X, Shape.LONG | Shape.PEAKED)).module
+    torch.testing.assert_close(module(X, Shape.LONG), module(X, Shape.LONG | Shape.PEAKED))
 
 
 class Counts(Base):
