@@ -14,7 +14,8 @@ from convsurgeon.capture.lost import WouldBeLost
 class ValueProxy(fx.Proxy):
     """A value of the trace, which numbers of NumPy leave every operation to, as they do with tensors.
 
-    Its attributes can't be set: that would be no node, so that no graph would do it.
+    Its attributes can't be set: that would be no node, so that no graph would do it. `requires_grad` can, as speech
+    models do with their inputs for the sake of checkpointing: nothing that is returned depends on it.
     """
 
     __array_ufunc__ = None
@@ -23,7 +24,8 @@ class ValueProxy(fx.Proxy):
         return _AttributeProxy(self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if not sys._getframe(1).f_globals.get("__name__", "").startswith(_PROXIES):
+        by = sys._getframe(1).f_globals.get("__name__", "")
+        if not by.startswith(_PROXIES) and (name, value) != ("requires_grad", True):
             raise WouldBeLost(f"forward sets {_in_words(self)}.{name}, and a graph would not")
         super().__setattr__(name, value)
 

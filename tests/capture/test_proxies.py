@@ -76,3 +76,26 @@ def test_an_argument_whose_attribute_forward_sets_stays_with_it_too(step: Callab
     for _ in range(3):
         torch.testing.assert_close(module(X, mine), model(X, theirs))
     torch.testing.assert_close(mine.inner.seen, theirs.inner.seen)
+
+
+def test_an_input_that_is_given_a_gradient_for_checkpoints_may_be() -> None:
+    class Front(nn.Module):
+        """As in wav2vec 2.0: a graph of both modes."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv1d(4, 4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x[:, :]
+            if self.training:
+                x.requires_grad = True
+            y: torch.Tensor = self.conv(x)
+            return y
+
+    model = Front()
+    conversion = convsurgeon.convert(model, X, capture="trace", copy_weights=True)
+    assert conversion.plan.capture.mode is None
+    for one in (model, conversion.module):
+        one(X).sum().backward()
+    torch.testing.assert_close(conversion.module.get_parameter("conv.bias").grad, model.conv.bias.grad)
