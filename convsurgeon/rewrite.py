@@ -17,6 +17,7 @@ from convsurgeon.islands.in_place import convolve_in_place
 from convsurgeon.islands.standing import become
 from convsurgeon.lifting import Candidate
 from convsurgeon.origin import ORIGIN, Form, Origin
+from convsurgeon.own_modes import own_modes
 from convsurgeon.parts import Part
 from convsurgeon.planning import Border, Plan
 from convsurgeon.rules import Deferred, Lowered
@@ -80,7 +81,7 @@ def _rewritten(tree: nn.Module, original: nn.Module, capture: Capture, plan: Pla
     facts = Facts(
         capture.mode,
         plan.unit_axis,
-        _own_modes(original),
+        own_modes(original),
         tuple(port.name for port in plan.ports if port.kind == "input"),
         tuple(port.name for port in plan.ports if port.kind == "output"),
         stands_for,
@@ -102,18 +103,6 @@ def _sharing(model: nn.Module, captures: Sequence[Capture]) -> Policy:
     observed = {c.qualified(name): b for c in captures for name, b in c.root.named_buffers()}
     written = {id(b) for name, b in model.named_buffers() if name in observed and version_of(observed[name]) > 0}
     return lambda tensor, owner: tensor.dtype if id(tensor) in written else share(tensor, owner)
-
-
-def _own_modes(model: nn.Module) -> dict[bool, dict[str, bool]]:
-    """The submodules that the model's own ``train`` leaves in another mode than it is given, such as frozen norms."""
-    if all(type(module).train in (nn.Module.train, ConvertedModule.train) for module in model.modules()):
-        return {}
-    clone = clone_module(model, share)
-    found = {}
-    for mode in (True, False):
-        clone.train(mode)
-        found[mode] = {name: m.training for name, m in clone.named_modules() if name and m.training is not mode}
-    return found
 
 
 class _GraphWriter:

@@ -13,6 +13,7 @@ from convsurgeon.capture.tracer import where_in_user_code
 from convsurgeon.cloning import clone_module, share_parameters
 from convsurgeon.converted import ConvertedModule
 from convsurgeon.errors import UnsupportedError
+from convsurgeon.own_modes import in_training
 from convsurgeon.rng import RandomState, preserved_random_state
 from convsurgeon.samples import Sample, as_samples
 from convsurgeon.verification.judge import judge, judge_in_float64, raised
@@ -157,8 +158,7 @@ def _cannot_run(model: nn.Module, sample: Sample, error: Exception) -> str:
 
 
 def _prepared(module: nn.Module, train: bool) -> nn.Module:
-    clone = clone_module(module, share_parameters)
-    return clone.train() if train else clone
+    return in_training(module) if train else clone_module(module, share_parameters)
 
 
 def _truth(

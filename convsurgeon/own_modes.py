@@ -1,0 +1,43 @@
+"""The ``train`` of a model's own: what it does beside setting modes, on memory that may be the user's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from convsurgeon.cloning import clone_module, own, share_parameters
+from convsurgeon.converted import ConvertedModule
+from convsurgeon.guard import WriteGuard
+from convsurgeon.rng import preserved_random_state
+
+
+def own_modes(model: nn.Module) -> dict[bool, dict[str, bool]]:
+    """The submodules that the model's own ``train`` leaves in another mode than it is given, such as frozen norms."""
+    if not _sets_modes_itself(model):
+        return {}
+    clone, found = clone_module(model, share_parameters), {}
+    # it may merge an adapter into the weights
+    with preserved_random_state(), torch.no_grad(), WriteGuard(model):
+        for mode in (True, False):
+            clone.train(mode)
+            found[mode] = {name: m.training for name, m in clone.named_modules() if name and m.training is not mode}
+    return found
+
+
+def in_training(model: nn.Module) -> nn.Module:
+    """A clone of `model` in training mode, which shares parameters where nothing of the model's own sets the mode."""
+    return clone_module(model, own if _sets_modes_itself(model) else share_parameters).train()
+
+
+def _sets_modes_itself(model: nn.Module) -> bool:
+    """Whether a module has a ``train`` of its own, by its class or hung on it."""
+    return any(_train_of(type(one)) not in _PLAIN or "train" in vars(one) for one in model.modules())
+
+
+def _train_of(kind: Any) -> Any:
+    return kind.train
+
+
+_PLAIN = (nn.Module.train, ConvertedModule.train)

@@ -1,0 +1,62 @@
+"""Models whose ``train`` does more than setting modes: it is called on clones, and changes nothing of the user's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import convsurgeon
+
+X = torch.randn(2, 4, 16)
+
+
+class Adapted(nn.Module):
+    """A convolution with an adapter of low rank, which is merged into the weight for evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(4, 4, 3, padding=1)
+        self.down, self.up = nn.Parameter(torch.randn(2, 12)), nn.Parameter(torch.randn(4, 2))
+        self.merged = False
+
+    def delta(self) -> torch.Tensor:
+        return (self.up @ self.down).view(self.conv.weight.shape)
+
+    def train(self, mode: bool = True) -> Adapted:
+        super().train(mode)
+        if self.merged is mode:
+            self.conv.weight.data += -self.delta() if mode else self.delta()
+            self.merged = not mode
+        return self
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.merged:
+            return self.conv(x)
+        return self.conv._conv_forward(x, self.conv.weight + self.delta(), self.conv.bias)
+
+
+@pytest.mark.parametrize("mode", [True, False])
+@pytest.mark.parametrize("call", ["convert", "islands", "verify"])
+def test_an_adapter_is_merged_into_no_weight_of_the_users(call: str, mode: bool) -> None:
+    model = nn.Sequential(Adapted(), nn.Conv1d(4, 2, 1)).train(mode)
+    before, merged = model[0].conv.weight.detach().clone(), model[0].merged
+    if call == "verify":
+        assert convsurgeon.verify(model, model, X, train=True)
+    else:
+        convsurgeon.convert(model, X, capture="auto" if call == "convert" else "islands")
+    assert torch.equal(model[0].conv.weight, before)
+    assert model[0].merged is merged
+    assert model[0].training is mode
+
+
+def test_a_mode_kept_by_a_function_hung_on_a_module() -> None:
+    model = nn.Sequential(nn.Conv1d(4, 4, 3), nn.BatchNorm1d(4)).eval()
+
+    def stays(mode: bool = True) -> nn.Module:
+        return model
+
+    model.train = stays
+    module = convsurgeon.convert(model, X).module.train()
+    assert not module.get_submodule("1").training
+    assert not model.training
