@@ -122,8 +122,15 @@ def unfaithful(model: nn.Module, way: str, sample: Sample) -> CaptureError:
             "  a graph is made of forward alone; remove them, and register them on the result; or take "
             "capture='islands', which keeps the model's own Python"
         )
-    held = dict(model.named_buffers())
-    made = [name for name in call_of(model, sample).buffers if name not in held]
+    call, held = call_of(model, sample), dict(model.named_buffers())
+    inside = [name.partition(", ")[0] for name in call.written or () if "[" in name or "." in name]
+    if inside:
+        return CaptureError(
+            f"{type(model).__name__} writes to a container or an object that it is given ({inside[0]})\n"
+            "  a graph writes to tensors alone; return what is to be kept, or take tensors and write to these\n"
+            f"  {_ADVICE}"
+        )
+    made = [name for name in call.buffers if name not in held]
     if made:
         several = f", and {len(made) - 1} more" if len(made) > 1 else ""
         return CaptureError(

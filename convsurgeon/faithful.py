@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from convsurgeon.capture import Capture
 from convsurgeon.capture.state import noticed
 from convsurgeon.cloning import clone_module, copied, share_parameters
+from convsurgeon.given import Given
 from convsurgeon.guard import WriteGuard
 from convsurgeon.observe import GraphRun, Observation
 from convsurgeon.rng import RandomState, preserved_random_state
@@ -25,7 +26,7 @@ class Call:
     """One call of a module: its arguments and what it returned, as copies, and the random streams before and after it.
 
     `times`: how often it was called in a row, the last call being the one that is told. `buffers`: those that it left,
-    by name, where that is known.
+    by name, and `written`: what of the arguments is another than before; where that is known.
     """
 
     sample: Sample
@@ -34,6 +35,7 @@ class Call:
     after: RandomState
     times: int = 1
     buffers: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    written: Mapping[str, Any] | None = None
 
 
 def call_of(model: nn.Module, sample: Sample) -> Call:
@@ -45,20 +47,22 @@ def call_of(model: nn.Module, sample: Sample) -> Call:
     clone, times = clone_module(model, share_parameters), 1
     with preserved_random_state() as state, torch.no_grad(), WriteGuard(model):
         with noticed(clone) as left:
-            output = _called(clone, sample)
+            output, written = _called(clone, sample)
         if left.attribute is not None:
-            output, times = _called(clone, sample), 2
+            (output, written), times = _called(clone, sample), 2
         after = RandomState.capture()
-    return Call(sample, output, state, after, times, dict(clone.named_buffers()))
+    return Call(sample, output, state, after, times, dict(clone.named_buffers()), written)
 
 
-def _called(module: nn.Module, sample: Sample) -> Any:
+def _called(module: nn.Module, sample: Sample) -> tuple[Any, dict[str, Any]]:
+    """What a call of the module returns, and what it writes to its arguments."""
     inputs = sample.map(copied)
-    return module(*inputs.args, **inputs.kwargs)
+    given = Given(inputs)
+    return module(*inputs.args, **inputs.kwargs), given.written()
 
 
 def computes_the_same(captured: Capture, call: Call, observed: Observation | None = None) -> bool:
-    """Whether the graph returns for the call's arguments what the module did, leaves the same buffers, draws as much.
+    """Whether the graph does for the call's arguments what the module did: returns, writes and draws the same.
 
     Both compute the same operators on the same numbers, so that rounding differs little, if at all. What was `observed`
     of the graph with these arguments needn't run again.
@@ -67,8 +71,9 @@ def computes_the_same(captured: Capture, call: Call, observed: Observation | Non
         observed = _run(captured, call)
     if not call.after.same_stream(observed.after):
         return False
-    expected, found = dict(_leaves(call.output)), dict(_leaves(observed.output))
-    if expected.keys() != found.keys() or not all(_same(leaf, found[path]) for path, leaf in expected.items()):
+    if not _same_by_name(dict(_leaves(call.output)), dict(_leaves(observed.output))):
+        return False
+    if call.written is not None and not _same_by_name(call.written, observed.written):
         return False
     left = dict(captured.root.named_buffers())
     return all(_same(buffer, left[name]) for name, buffer in call.buffers.items() if name in left)
@@ -78,8 +83,10 @@ def _run(captured: Capture, call: Call) -> Observation:
     with preserved_random_state(), torch.no_grad(), WriteGuard(captured.root):
         call.state.restore()
         for _ in range(call.times):
-            *_, (_, output) = GraphRun(captured.root, captured.graph, call.sample.map(copied)).steps()
-        return Observation({}, captured.graph.process_outputs(output), RandomState.capture())
+            inputs = call.sample.map(copied)
+            given = Given(inputs)
+            *_, (_, output) = GraphRun(captured.root, captured.graph, inputs).steps()
+        return Observation({}, captured.graph.process_outputs(output), RandomState.capture(), given.written())
 
 
 _PLAIN: dict[type, type] = {immutable_list: list, immutable_dict: dict}
@@ -101,6 +108,10 @@ def _leaves(output: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     yield f"{path}:", _PLAIN.get(type(output), type(output))
     for key, one in parts:
         yield from _leaves(one, f"{path}[{key!r}]")
+
+
+def _same_by_name(expected: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    return expected.keys() == found.keys() and all(_same(leaf, found[name]) for name, leaf in expected.items())
 
 
 def _same(expected: Any, found: Any) -> bool:

@@ -11,6 +11,8 @@ from torch import fx, nn
 
 from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Capture
+from convsurgeon.cloning import copied
+from convsurgeon.given import Given
 from convsurgeon.guard import WriteGuard
 from convsurgeon.rng import RandomState, preserved_random_state
 from convsurgeon.samples import Sample
@@ -62,11 +64,15 @@ Facts = dict[fx.Node, NodeFacts]
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one run of a graph showed: the facts of its nodes, what it returned, and the random streams after it."""
+    """What one run of a graph showed: the facts of its nodes, what it returned, and the random streams after it.
+
+    `written`: what of the arguments is another than before.
+    """
 
     facts: Facts
     output: Any
     after: RandomState
+    written: Mapping[str, Any]
 
 
 def has_form(node: fx.Node, facts: Facts | None, axis: UnitAxis) -> bool:
@@ -142,7 +148,8 @@ def observe(capture: Capture, sample: Sample) -> Observation:
 
     The capture's clone takes the effects of the run (BatchNorm statistics); the random streams and the sample don't.
     """
-    run = GraphRun(capture.root, capture.graph, sample.map(lambda tensor: tensor.detach().clone()))
+    inputs = sample.map(copied)
+    run, given = GraphRun(capture.root, capture.graph, inputs), Given(inputs)
     facts: Facts = {}
     with preserved_random_state(), torch.no_grad(), Overloads(capture.root) as dispatched:
         for node, result in run.steps():
@@ -154,7 +161,7 @@ def observe(capture: Capture, sample: Sample) -> Observation:
                 resized=dispatched.resized({one: run.env[one] for one in node.all_input_nodes}),
             )
             dispatched.reset()
-        return Observation(facts, capture.graph.process_outputs(result), RandomState.capture())
+        return Observation(facts, capture.graph.process_outputs(result), RandomState.capture(), given.written())
 
 
 def items_of(result: Any) -> tuple[Value, ...]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 
@@ -20,7 +21,10 @@ class Sample:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Sample:
-        """The sample with every tensor in it, however deep, replaced by ``change(tensor)``."""
+        """The sample with every tensor in it, however deep, replaced by ``change(tensor)``.
+
+        Containers and objects are copies, so that writing to them leaves those of this sample alone.
+        """
         args, kwargs = pytree.tree_map(lambda leaf: _changed(leaf, change), (self.args, dict(self.kwargs)))
         return Sample(args, kwargs)
 
@@ -52,7 +56,37 @@ def _changed(leaf: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
             value = pytree.tree_map(lambda one: _changed(one, change), getattr(leaf, field_.name))
             object.__setattr__(result, field_.name, value)
         return result
-    return leaf
+    return leaf if type(leaf) in _ATOMS else _object_of_its_own(leaf, change)
+
+
+_ATOMS = frozenset({bool, int, float, complex, str, bytes, type(None)})
+
+
+def _object_of_its_own(leaf: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """A copy of an object such as a cache, for forward may write to it; modules, functions and torch's own stay."""
+    if callable(leaf) or not (hasattr(leaf, "__dict__") or isinstance(leaf, set)):
+        return leaf
+    if type(leaf).__module__.partition(".")[0] == "torch":
+        return leaf
+    try:
+        with _Changing(change):
+            return copy.deepcopy(leaf)
+    except Exception:  # a copy protocol of the user's may raise anything; what can't be copied is shared
+        return leaf
+
+
+class _Changing(TorchFunctionMode):
+    """While active, a tensor that is copied deeply is changed instead."""
+
+    def __init__(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self._change = change
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not torch.Tensor.__deepcopy__:
+            return func(*args, **(kwargs or {}))
+        tensor, memo = args
+        return memo[id(tensor)] if id(tensor) in memo else memo.setdefault(id(tensor), self._change(tensor))
 
 
 def as_samples(sample_inputs: Any) -> tuple[Sample, ...]:

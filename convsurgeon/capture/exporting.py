@@ -123,7 +123,8 @@ def export_model(model: nn.Module, sample: Sample, ways: Sequence[Way]) -> Expor
 
 
 def _exported(model: nn.Module, sample: Sample, way: Way) -> ExportedProgram:
-    given = sample.map(doubled) if way.doubled else sample
+    # containers and objects of its own, for forward may leave fake tensors in them
+    given = sample.map(doubled if way.doubled else _as_it_is)
     leaves = pytree.tree_leaves((given.args, dict(given.kwargs)))
     tensors = tuple(_apart(leaf for leaf in leaves if isinstance(leaf, torch.Tensor)))
     shapes = {"tensors": tuple([Dim.AUTO] * tensor.dim() for tensor in tensors)} if way.dynamic else None
@@ -145,6 +146,10 @@ def _apart(tensors: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
 def doubled(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor with a batch of two, where it has one of one: torch.export bakes a size of 1 in."""
     return torch.cat([tensor, tensor]) if tensor.dim() and tensor.shape[0] == 1 else tensor
+
+
+def _as_it_is(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
 
 
 class ExportFailed(Exception):

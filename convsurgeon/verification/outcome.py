@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +9,13 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from convsurgeon.capture.held import version_of
 from convsurgeon.cloning import copied
 from convsurgeon.converted import ConvertedModule
 from convsurgeon.errors import UnsupportedError
+from convsurgeon.given import Given, leaves_in
 from convsurgeon.guard import WriteGuard
 from convsurgeon.rng import RandomState
 from convsurgeon.samples import Sample
-from convsurgeon.structure import named_leaves
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,48 +35,23 @@ class Outcome:
 def run(module: nn.Module, sample: Sample, state: RandomState, *, gradients: bool) -> Outcome:
     """Run `module`, a clone that is used up, on a copy of `sample`, from the random `state`."""
     inputs = sample.map(copied)
-    versions = [version_of(tensor) for tensor in inputs.tensors()]
+    tensors = inputs.tensors()
     called = inputs.map(_differentiable) if gradients else inputs
+    given = Given(called)
     state.restore()
     call = module.call_1d if isinstance(module, ConvertedModule) else module
     with _Watch(module) as watch, torch.set_grad_enabled(gradients):
-        leaves = dict(_leaves("output", call(*called.args, **called.kwargs)))
+        leaves = dict(leaves_in("output", call(*called.args, **called.kwargs)))
     after = RandomState.capture()
     if gradients:
-        leaves |= _gradients(module, leaves, inputs.tensors())
-    for i, (tensor, version) in enumerate(zip(inputs.tensors(), versions, strict=True)):
-        if version_of(tensor) != version:
-            leaves[f"input {i}, as written to"] = tensor
-    leaves |= {f"buffer {name}": buffer for name, buffer in module.named_buffers()}
+        leaves |= _gradients(module, leaves, tensors)
+    leaves |= given.written() | {f"buffer {name}": buffer for name, buffer in module.named_buffers()}
     return Outcome(
         {name: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf for name, leaf in leaves.items()},
         after,
         frozenset(watch.draws),
         watch.narrowest,
     )
-
-
-def _leaves(name: str, value: Any, around: tuple[int, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """What was returned, leaf by leaf, by name; into dataclasses and other objects of the user's (caches) as well."""
-    for path, leaf in named_leaves(value):
-        at = name + path
-        if id(leaf) in around:
-            continue
-        if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
-            for field in dataclasses.fields(leaf):
-                yield from _leaves(f"{at}.{field.name}", getattr(leaf, field.name), (*around, id(leaf)))
-        elif _is_users_object(leaf):
-            for attribute, held in vars(leaf).items():
-                yield from _leaves(f"{at}.{attribute}", held, (*around, id(leaf)))
-        else:
-            yield at, leaf
-
-
-def _is_users_object(leaf: Any) -> bool:
-    """Whether a leaf holds values of its own, and is compared by nothing but its identity."""
-    kind: Any = type(leaf)
-    opaque = isinstance(leaf, (torch.Tensor, nn.Module, type)) or callable(leaf)
-    return hasattr(leaf, "__dict__") and not opaque and kind.__eq__ is object.__eq__
 
 
 def _differentiable(tensor: torch.Tensor) -> torch.Tensor:
