@@ -45,7 +45,7 @@ class Request:
         """What the arguments of `convert` or `plan`, which are `given` by name, ask for.
 
         Raises:
-            UnsupportedError: the model is wrapped for several devices.
+            UnsupportedError: the model is wrapped for several devices, or a part of it is compiled.
             TypeError, ValueError: a wrong argument.
         """
         program: ExportedProgram | None = None
@@ -55,7 +55,9 @@ class Request:
             if sample_inputs is None and program.example_inputs is not None:
                 sample_inputs = Sample(*program.example_inputs)
         elif isinstance(model, OptimizedModule):
-            model, notes = model._orig_mod, ("torch.compile was taken off the model; compile the result",)
+            notes = ("torch.compile was taken off the model; compile the result",)
+            while isinstance(model, OptimizedModule):
+                model = model._orig_mod
         if not isinstance(model, nn.Module):
             raise TypeError(
                 f"model is a {type(model).__name__}; accepted: a torch.nn.Module, a torch.fx.GraphModule or a "
@@ -68,6 +70,11 @@ class Request:
                 raise UnsupportedError(
                     f"{name or 'model'} is wrapped in {wrapper}, which distributes it over devices; convert the module "
                     "before it is wrapped, and wrap the result"
+                )
+            if isinstance(module, OptimizedModule):  # it calls the user's own module, in clones too
+                raise UnsupportedError(
+                    f"{name} is compiled by torch.compile; convert the model before its parts are compiled, or put the "
+                    f"module back that was (model.get_submodule('{name}')._orig_mod), and compile the result"
                 )
         return cls(model, _checked(model, sample_inputs, given), program, notes)
 

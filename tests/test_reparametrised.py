@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import converted_and_equal, ranks_of_convolutions
+from support import assert_same, converted_and_equal, ranks_of_convolutions
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
@@ -193,3 +193,15 @@ def test_wrappers_are_taken_off_or_refused(unwrapped: bool) -> None:
         convsurgeon.convert(nn.DataParallel(model), X)
     with pytest.raises(convsurgeon.UnsupportedError, match="0 is wrapped in DataParallel"):
         convsurgeon.convert(nn.Sequential(nn.DataParallel(model)), X)
+
+
+def test_a_part_that_is_compiled_is_refused_and_what_compiles_in_place_is_not() -> None:
+    part = network(nn.BatchNorm1d(6)).train()
+    before = copy.deepcopy(part.state_dict())
+    model = nn.Sequential(torch.compile(part, backend="eager"), nn.ReLU())
+    with pytest.raises(convsurgeon.UnsupportedError, match=r"0 is compiled by torch.compile; .*submodule\('0'\)"):
+        convsurgeon.convert(model, X)
+    model[0] = model.get_submodule("0")._orig_mod
+    model[0].compile(backend="eager")
+    assert convsurgeon.convert(model, X).plan.lifted
+    assert_same(part.state_dict(), before)
