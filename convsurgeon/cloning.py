@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import types
+import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar, cast
@@ -28,6 +29,8 @@ _ATOMS = frozenset(
     {bool, int, float, complex, str, bytes, type(None), type, torch.dtype, torch.device, torch.Size, types.FunctionType}
     | {types.BuiltinFunctionType, fx.Graph}
 )
+
+_WEAK = frozenset({weakref.ref, weakref.ProxyType, weakref.CallableProxyType})
 
 _REGISTRIES = frozenset(name for name, value in vars(nn.Module()).items() if isinstance(value, (dict, set)))
 """The attributes in which every module keeps parameters, submodules and hooks; most are empty, and there are many."""
@@ -134,6 +137,8 @@ def _hold_in_script(copied: nn.Module, module: torch.jit.ScriptModule, memo: dic
 
 def _collect_tensors(value: Any, owner: nn.Module, held: dict[int, tuple[torch.Tensor, nn.Module]]) -> None:
     """Enter every tensor that hangs on `owner`, in attributes or plain containers, into `held`."""
+    if type(value) in _WEAK:
+        return  # a proxy passes for what it stands for
     if isinstance(value, (dict, list, tuple, set)):
         if not value:
             return
@@ -182,6 +187,8 @@ def _cloned_attributes(module: nn.Module, memo: dict[int, Any]) -> Iterator[tupl
 
 def _clone(value: Any, memo: dict[int, Any]) -> Any:
     kind = type(value)
+    if kind in _WEAK:
+        return _weak_clone(value, memo)
     if kind in _ATOMS or isinstance(value, pytree.TreeSpec):
         return value
     if id(value) in memo:
@@ -203,6 +210,17 @@ def _clone(value: Any, memo: dict[int, Any]) -> Any:
         except Exception:  # a copy protocol of the user's may raise anything; what can't be copied is shared
             memo[id(value)] = _cloned_object(value, memo)
     return memo[id(value)]
+
+
+def _weak_clone(value: Any, memo: dict[int, Any]) -> Any:
+    """A weak reference to the clone of what one refers to, as of a module to the one above it; to all else, itself."""
+    kind = type(value)
+    try:
+        target = value() if kind is weakref.ref else value.__repr__.__self__
+    except ReferenceError:  # a proxy of what is gone
+        return value
+    make = weakref.ref if kind is weakref.ref else weakref.proxy
+    return make(memo[id(target)]) if id(target) in memo else value
 
 
 def _cloned_object(value: Any, memo: dict[int, Any]) -> Any:
