@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from convsurgeon.islands.standing import become
 from convsurgeon.lifting import Candidate
 from convsurgeon.origin import ORIGIN, Form, Origin
 from convsurgeon.own_modes import own_modes
+from convsurgeon.own_run import is_plain
 from convsurgeon.parts import Part
 from convsurgeon.planning import Border, Plan
 from convsurgeon.rules import Deferred, Lowered
@@ -93,7 +94,7 @@ def _rewritten(tree: nn.Module, original: nn.Module, capture: Capture, plan: Pla
 
 
 def _sharing(model: nn.Module, captures: Sequence[Capture]) -> Policy:
-    """Share all storage but that of buffers that running the model writes, as the observed runs showed.
+    """Share all storage but that of buffers that running the model writes, as the observed runs showed, or may write.
 
     Where the model keeps its own Python, that may write any buffer, in its time: none is shared.
     """
@@ -101,8 +102,21 @@ def _sharing(model: nn.Module, captures: Sequence[Capture]) -> Policy:
         kept = {id(buffer) for buffer in model.buffers()}
         return lambda tensor, owner: tensor.dtype if id(tensor) in kept else share(tensor, owner)
     observed = {c.qualified(name): b for c in captures for name, b in c.root.named_buffers()}
-    written = {id(b) for name, b in model.named_buffers() if name in observed and version_of(observed[name]) > 0}
+    may_be = {id(one) for capture in captures for one in _open_to_writes(capture)}
+    seen = {name for name, b in observed.items() if version_of(b) > 0 or id(b) in may_be}
+    written = {id(b) for name, b in model.named_buffers() if name in seen}
     return lambda tensor, owner: tensor.dtype if id(tensor) in written else share(tensor, owner)
+
+
+def _open_to_writes(capture: Capture) -> Iterator[torch.Tensor]:
+    """The buffers that training may write where evaluation doesn't: those of statistics, and of layers not torch's."""
+    for node in capture.graph.nodes:
+        if node.op == "call_module" and not is_plain(capture.modules[node.target]):
+            yield from capture.modules[node.target].buffers()
+        elif node.op == "get_attr" and any("_norm" in str(user.target) for user in node.users):
+            read = fetch(capture.root, str(node.target))
+            if isinstance(read, torch.Tensor):
+                yield read
 
 
 class _GraphWriter:

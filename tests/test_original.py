@@ -7,12 +7,14 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch._subclasses import FakeTensor
+from torch.nn.utils import parametrizations, spectral_norm
 
 import convsurgeon
 
@@ -149,6 +151,36 @@ def test_storage_is_shared_but_for_batch_norm_statistics() -> None:
         assert pairs[1][name] is not theirs
         shared = pairs[1][name].data_ptr() == theirs.data_ptr()
         assert shared is not any(word in name for word in ("running", "num_batches"))
+
+
+class OwnNorm(nn.Module):
+    """A batch norm of the user's own, with statistics that training alone writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(4))
+        self.register_buffer("var", torch.ones(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.batch_norm(x, self.mean, self.var, None, None, self.training, 0.1)
+
+
+@pytest.mark.parametrize("capture", ["trace", "export"])
+@pytest.mark.parametrize("part", ["norm", "parametrized", "hooked"])
+def test_buffers_that_training_alone_writes_are_apart(part: str, capture: Any) -> None:
+    parts: dict[str, nn.Module] = {
+        "norm": OwnNorm(),
+        "parametrized": parametrizations.spectral_norm(nn.Conv1d(4, 4, 3)),
+        "hooked": spectral_norm(nn.Conv1d(4, 4, 3)),
+    }
+    model, x = nn.Sequential(nn.Conv1d(3, 4, 3), parts[part]).eval(), torch.randn(2, 3, 16)
+    if capture == "export" and part != "norm":
+        model.train()  # the graph is of one mode
+    module = convsurgeon.convert(model, x, capture=capture).module
+    held = snapshot(model)
+    module.train()(2 * x + 1)
+    assert any(not torch.equal(b, dict(model.named_buffers())[name]) for name, b in module.named_buffers())
+    assert_unchanged(model, held)
 
 
 def test_copied_weights_share_nothing() -> None:
