@@ -31,13 +31,12 @@ def first_divergence(
     roundings.
     """
     axis = UnitAxis(candidate.unit_axis)
+    make = widened if wide else _copied
+    roots, inputs = (make(capture.root), make(candidate)), widened_sample(sample) if wide else sample
     with torch.no_grad(), in_float64() if wide else nullcontext():
-        make = widened if wide else _copied
-        inputs = widened_sample(sample) if wide else sample
-        ours = Steps(make(capture.root), capture.graph, inputs, state)
-        theirs = Steps(
-            make(candidate), candidate.graph, Sample(*candidate.inputs_2d(*inputs.args, **inputs.kwargs)), state
-        )
+        inputs_2d = Sample(*candidate.inputs_2d(*inputs.args, **inputs.kwargs))
+        ours = Steps(roots[0], capture.graph, inputs, state)
+        theirs = Steps(roots[1], candidate.graph, inputs_2d, state)
         try:
             for new, value in theirs:
                 origin = new.meta.get(ORIGIN)

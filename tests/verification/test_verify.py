@@ -97,6 +97,18 @@ def test_planted_errors_are_caught_and_located(
     assert not convsurgeon.verify(model, module, x).passed
 
 
+def test_a_divergence_is_found_where_several_tensors_see_one_memory() -> None:
+    model, x = Model().eval(), torch.randn(4, 3, 12)
+    model.c.weight = nn.Parameter(model.b.weight.data[:2])
+    module = convsurgeon.convert(model, x, copy_weights=True).module
+    lost_activation(module)
+    capture, samples = capture_model(model, as_samples(x)[0]), as_samples(x)
+    found = verify_samples(model, module, samples, None, gradients=False, train=False, capture=capture)
+    assert found.referee == "float64"
+    assert found.divergence is not None
+    assert found.divergence.node == "tanh"
+
+
 def test_an_error_that_only_training_shows() -> None:
     model, x = Model().eval(), torch.randn(4, 3, 12)
     module = convsurgeon.convert(model, x, copy_weights=True).module
