@@ -43,6 +43,11 @@ class WriteGuard(TorchDispatchMode):
         self._module = module
         self._saved: list[tuple[torch.Tensor, torch.Tensor]] = []
 
+    @property
+    def saw_writes(self) -> bool:
+        """Whether a parameter was written to."""
+        return bool(self._saved)
+
     def __enter__(self) -> Any:
         self._uncached = without_autocast_cache()
         self._uncached.__enter__()

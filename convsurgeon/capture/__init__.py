@@ -20,6 +20,7 @@ from convsurgeon.capture.tracer import ModelTracer, where_in_user_code
 from convsurgeon.cloning import clone_module, share_parameters
 from convsurgeon.errors import CaptureError
 from convsurgeon.frozen_graph import copied_graph
+from convsurgeon.guard import WriteGuard
 from convsurgeon.rng import RandomState, preserved_random_state
 from convsurgeon.samples import Sample
 
@@ -191,9 +192,17 @@ def _trace(
 
 def _traced(root: nn.Module, held: dict[str, Any], opened: frozenset[str]) -> fx.Graph:
     try:
-        return ModelTracer(held, opened).trace(root)
+        with WriteGuard(root) as guard:
+            graph = ModelTracer(held, opened).trace(root)
     except Exception as error:  # forward is the user's code and may raise anything: it is reported, with its place
         raise CaptureError(_explain(root, error)) from error
+    if guard.saw_writes:
+        raise CaptureError(
+            f"{type(root).__name__}.forward writes to a parameter that it holds beside its modules, or iterates over\n"
+            "  a trace sees only what is read as an attribute of a module, and would lose it\n"
+            "  write to it outside forward, or use capture='islands', which keeps the model's own Python"
+        )
+    return graph
 
 
 def _has_memory(root: nn.Module, what: str) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from support import converted_and_equal
+from support import assert_same, converted_and_equal
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 from torch.utils.checkpoint import checkpoint
@@ -297,3 +298,59 @@ def test_hooks_of_the_whole_that_only_look_go_along() -> None:
     seen.clear()
     conversion.module(X)
     assert seen == [(2, 4, 12)]
+
+
+class Holds(nn.Module):
+    """Holds its weight in a list as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(4, 4, 3)
+        self.weights = [self.conv.weight]
+
+
+class Reads(Holds):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.conv1d(x, self.weights[0])
+
+
+def test_a_weight_that_is_read_from_a_list_is_no_constant_of_an_exported_graph() -> None:
+    with pytest.raises(convsurgeon.CaptureError, match="Reads reads a parameter from a container"):
+        convsurgeon.convert(Reads(), X, capture="export")
+    model, other = Reads(), Reads()
+    module = convsurgeon.convert(model, X, copy_weights=True).module
+    module.load_state_dict(other.state_dict())
+    torch.testing.assert_close(module(X), other(X))
+
+
+class Shrinks(Holds):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.weights[0].data.mul_(0.9)
+        y: torch.Tensor = self.conv(x)
+        return y
+
+
+class ShrinksAll(Holds):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for weight in self.parameters():
+            weight.data.mul_(0.9)
+        y: torch.Tensor = self.conv(x)
+        return y
+
+
+class ShrinksLater(Holds):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.conv(x)
+        self.weights[0].data.mul_(0.9)
+        return y
+
+
+@pytest.mark.parametrize("model", [Shrinks(), ShrinksAll(), ShrinksLater()])
+def test_a_trace_that_runs_into_a_parameter_writes_none_and_does_not_count(model: nn.Module) -> None:
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(convsurgeon.CaptureError, match=r"forward writes to a parameter that it holds beside"):
+        convsurgeon.convert(model, X, capture="trace")
+    module = convsurgeon.convert(model, X, copy_weights=True).module
+    assert_same(model.state_dict(), before)
+    for _ in range(2):
+        torch.testing.assert_close(module(X), model(X))
