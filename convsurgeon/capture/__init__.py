@@ -99,7 +99,7 @@ def capture_model(
         reason = "the graph holds it" if mode else ""
         return Capture(root, copied_graph(root.graph), "graph", mode, reason, path, pinned)
     opened |= {name.rpartition(".")[0] for name in pinned}
-    held = held_arguments(model, sample)
+    held = _held(model, sample)
     asked: Literal["train", "eval"] = "train" if model.training else "eval"
     with preserved_random_state() as state:
         once = functools.partial(_trace, root, held, opened, state)
@@ -117,6 +117,7 @@ def capture_export(model: nn.Module, sample: Sample, *, open_only: bool = False)
     Raises:
         CaptureError: it can't be exported; says where, and what to try.
     """
+    _held(model, sample)
     exported = export_graph(model, sample, open_only=open_only)
     root = clone_module(model, share_parameters)
     vars(root).update(exported.trace.constants)
@@ -129,6 +130,25 @@ def capture_export(model: nn.Module, sample: Sample, *, open_only: bool = False)
         pinned=_computed_by_hooks(model),
         admits=exported.admits,
     )
+
+
+def _held(model: nn.Module, sample: Sample | None) -> dict[str, Any]:
+    """The arguments of forward that are held; one that hangs on the model itself may take others.
+
+    Raises:
+        CaptureError: that is so.
+        ValueError: the sample doesn't fit the model's forward.
+    """
+    try:
+        return held_arguments(model, sample)
+    except ValueError as error:
+        if "forward" not in vars(model):
+            raise
+        raise CaptureError(
+            f"another forward hangs on {type(model).__name__} than its class has, and takes other arguments\n"
+            "  a graph is called as that of the class; wrap what is to be called in a module of its own, or use "
+            "capture='islands'"
+        ) from error
 
 
 def _computed_by_hooks(model: nn.Module) -> dict[str, str]:

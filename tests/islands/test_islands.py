@@ -445,3 +445,34 @@ def test_a_weight_that_is_asked_for_its_shape_keeps_it() -> None:
     assert conversion.module.get_parameter("layer.weight").shape == (4, 4, 3)
     torch.testing.assert_close(conversion.module(X), model(X))
     assert set(ranks_of_convolutions(conversion.module, X)) == {(4, 4)}
+
+
+class Infers(nn.Module):
+    """A model whose exporters put another method in the place of forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.posterior = nn.Conv1d(4, 4, 3), nn.Conv1d(8, 4, 3)
+
+    def forward(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return self.infer(x) + self.posterior(target)
+
+    def infer(self, x: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+        return torch.tanh(self.encoder(x)) * scale
+
+
+@pytest.mark.parametrize("part", [True, False])
+def test_another_forward_that_hangs_on_the_model_runs_with_its_own_arguments(part: bool) -> None:
+    model, x = Infers().eval(), torch.randn(2, 4, 16)
+    model.forward = model.infer
+    whole = nn.Sequential(model, nn.Conv1d(4, 2, 1)) if part else model
+    conversion = convsurgeon.convert(whole, x, copy_weights=True)
+    assert {one.name.rpartition(".")[2] for one in conversion.plan.lifted} >= {"encoder"}
+    other = copy.deepcopy(whole)
+    nn.init.normal_(other.get_parameter("0.encoder.weight" if part else "encoder.weight"))
+    conversion.module.load_state_dict(other.state_dict())
+    torch.testing.assert_close(conversion.module(x), other(x))
+    with pytest.raises(convsurgeon.CaptureError, match="another forward hangs on Infers"):
+        convsurgeon.convert(model, x, capture="trace")
+    with pytest.raises(ValueError, match="can't run on"):
+        convsurgeon.convert(model, (x, 1.0, 2))
