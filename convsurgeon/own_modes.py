@@ -9,29 +9,33 @@ from torch import nn
 
 from convsurgeon.cloning import clone_module, own, share_parameters
 from convsurgeon.converted import ConvertedModule
+from convsurgeon.errors import UnsupportedError
 from convsurgeon.guard import WriteGuard
 from convsurgeon.rng import preserved_random_state
 
 
 def own_modes(model: nn.Module) -> dict[bool, dict[str, bool]]:
     """The submodules that the model's own ``train`` leaves in another mode than it is given, such as frozen norms."""
-    if not _sets_modes_itself(model):
+    if not sets_modes_itself(model):
         return {}
     clone, found = clone_module(model, share_parameters), {}
     # it may merge an adapter into the weights
     with preserved_random_state(), torch.no_grad(), WriteGuard(model):
         for mode in (True, False):
-            clone.train(mode)
+            try:
+                clone.train(mode)
+            except UnsupportedError:
+                continue  # a converted part is of one mode, and so is the result
             found[mode] = {name: m.training for name, m in clone.named_modules() if name and m.training is not mode}
     return found
 
 
 def in_training(model: nn.Module) -> nn.Module:
     """A clone of `model` in training mode, which shares parameters where nothing of the model's own sets the mode."""
-    return clone_module(model, own if _sets_modes_itself(model) else share_parameters).train()
+    return clone_module(model, own if sets_modes_itself(model) else share_parameters).train()
 
 
-def _sets_modes_itself(model: nn.Module) -> bool:
+def sets_modes_itself(model: nn.Module) -> bool:
     """Whether a module has a ``train`` of its own, by its class or hung on it."""
     return any(_train_of(type(one)) not in _PLAIN or "train" in vars(one) for one in model.modules())
 

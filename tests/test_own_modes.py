@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -48,6 +50,33 @@ def test_an_adapter_is_merged_into_no_weight_of_the_users(call: str, mode: bool)
     assert torch.equal(model[0].conv.weight, before)
     assert model[0].merged is merged
     assert model[0].training is mode
+
+
+@pytest.mark.parametrize("capture", ["trace", "export"])
+def test_a_graph_of_merged_adapters_is_not_trained(capture: Any) -> None:
+    model = nn.Sequential(Adapted(), nn.Conv1d(4, 2, 1)).eval()
+    module = convsurgeon.convert(model, X, capture=capture).module
+    with pytest.raises(convsurgeon.UnsupportedError, match="captured in eval mode only"):
+        module.train()
+    module = convsurgeon.convert(model.train(), X, capture=capture).module
+    torch.testing.assert_close(module.eval()(X), model.eval()(X))
+
+
+def test_adapters_among_islands_are_merged_by_their_own_python() -> None:
+    model = nn.Sequential(Adapted(), nn.Conv1d(4, 2, 1)).eval()
+    module = convsurgeon.convert(model, X, copy_weights=True, capture="islands").module
+    for one in (model, module):
+        one.train()(X).sum().backward()
+    assert model[0].up.grad is not None
+    torch.testing.assert_close(module.get_parameter("0.up").grad, model[0].up.grad)
+
+
+def test_a_frozen_part_beside_a_train_method_of_its_own() -> None:
+    part = convsurgeon.convert(nn.Sequential(Adapted()).eval(), X).module
+    model = nn.Sequential(part, Adapted()).eval()
+    module = convsurgeon.convert(model, X).module
+    with pytest.raises(convsurgeon.UnsupportedError, match="captured in eval mode only"):
+        module.train()
 
 
 def test_a_mode_kept_by_a_function_hung_on_a_module() -> None:

@@ -15,6 +15,7 @@ from convsurgeon.capture.arguments import held_arguments
 from convsurgeon.capture.by_export import export_graph
 from convsurgeon.capture.held import version_of
 from convsurgeon.capture.modes import Trace, difference, follows_mode
+from convsurgeon.capture.own_train import training_changes_more
 from convsurgeon.capture.state import fetch, in_mode, undone, without_global_hooks
 from convsurgeon.capture.tracer import ModelTracer, where_in_user_code
 from convsurgeon.cloning import clone_module, share_parameters
@@ -107,6 +108,7 @@ def capture_model(
         reason, asked = _frozen_by(root) or ("", asked)
         if not reason:
             reason, trace = _of_both_modes(root, once, trace)
+        reason = reason or _of_evaluation_alone(model)
     vars(root).update(trace.constants)
     return Capture(root, trace.graph, "trace", asked if reason else None, reason, path, pinned)
 
@@ -121,12 +123,13 @@ def capture_export(model: nn.Module, sample: Sample, *, open_only: bool = False)
     exported = export_graph(model, sample, open_only=open_only)
     root = clone_module(model, share_parameters)
     vars(root).update(exported.trace.constants)
+    alone = _of_evaluation_alone(model) if exported.mode is None else ""
     return Capture(
         root,
         exported.trace.graph,
         "export",
-        exported.mode,
-        exported.reason,
+        "eval" if alone else exported.mode,
+        alone or exported.reason,
         pinned=_computed_by_hooks(model),
         admits=exported.admits,
     )
@@ -169,6 +172,12 @@ def _of_both_modes(root: nn.Module, trace: Callable[..., Trace], as_it_is: Trace
         return str(error).splitlines()[0], as_it_is
     reason = follows_mode(training, evaluation, flagged)
     return (reason, as_it_is) if reason else ("", flagged)
+
+
+def _of_evaluation_alone(model: nn.Module) -> str:
+    """Why a graph that was captured in evaluation mode is of no other, in words; "" where it follows the mode."""
+    frozen = not model.training and training_changes_more(model)
+    return "the model's own train() changes more than modes" if frozen else ""
 
 
 def _frozen_by(root: nn.Module) -> tuple[str, Literal["train", "eval"]] | None:

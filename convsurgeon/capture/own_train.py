@@ -1,0 +1,25 @@
+"""Whether a model's own ``train`` changes what forward computes with: an adapter that is merged for evaluation."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from convsurgeon.capture.state import noticed
+from convsurgeon.cloning import clone_module, share_parameters
+from convsurgeon.guard import WriteGuard
+from convsurgeon.own_modes import sets_modes_itself
+from convsurgeon.rng import preserved_random_state
+
+
+def training_changes_more(model: nn.Module) -> bool:
+    """Whether ``model.train()`` writes to parameters or changes attributes, beside the modes; `model` itself stays."""
+    if not sets_modes_itself(model):
+        return False
+    clone = clone_module(model, share_parameters)
+    flags = [(module, module.training) for module in clone.modules()]
+    with preserved_random_state(), torch.no_grad(), WriteGuard(model) as guard, noticed(clone) as left:
+        clone.train()
+        for module, flag in flags:
+            module.training = flag
+    return left.changed or guard.saw_writes
