@@ -107,12 +107,7 @@ class ModelTracer(fx.Tracer):
     def create_arg(self, a: Any) -> Any:
         if isinstance(a, ModeFlag):
             return self.create_node("get_attr", f"{a.path}.training".removeprefix("."), (), {})
-        if (
-            isinstance(a, torch.Tensor)
-            and id(a) not in self._names
-            and a not in self.tensor_attrs
-            and a in self._weights
-        ):
+        if isinstance(a, torch.Tensor) and not self._has_name(a) and a in self._weights:
             raise WouldBeLost(f"a tensor of shape {tuple(a.shape)} {FROZEN}")
         return super().create_arg(of_python(a))
 
