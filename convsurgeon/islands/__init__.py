@@ -104,6 +104,12 @@ class _Search:
             for name in self._modules[id(one)]:
                 if not any(_is_inside(name, alias) for alias in self._modules[id(module)]):
                     raise _NoIsland(f"one of its modules is {name} as well, outside it")
+        if path in self._reads.calls:
+            called, caller = self._reads.calls[path]
+            who = "its own" if caller == path else f"{caller}'s" if caller else "the model's"
+            raise _NoIsland(f"{called}, inside it, is called by {who} methods as well")
+        if path in self._reads.themselves:
+            raise _NoIsland("another method than forward computes with its own weight")
         if isinstance(module, torch.jit.ScriptModule):
             raise _NoIsland("it is a scripted module")
         if not can_become_another(module):
@@ -119,7 +125,7 @@ class _Search:
     def _pinned(self, path: str) -> Mapping[str, str]:
         """The weights inside that are read elsewhere too, and so have to keep their shape."""
         inside = f"{path}."
-        found = {f"{name}.weight": "is read by a method of the model" for _, name in self._reads.weights}
+        found = {f"{name}.weight": "is read by a method of the model" for name in self._reads.weights}
         for name, readers in self._recording.readers.items():
             if any(path not in stack for stack in readers):
                 found[name] = "is read outside this part of the model"
@@ -129,12 +135,13 @@ class _Search:
         return {name.removeprefix(inside): why for name, why in found.items() if name.startswith(inside)}
 
     def _opened(self, path: str) -> frozenset[str]:
-        """The convolutions inside whose geometry is read from outside: they stay what they are, and hold the weight."""
+        """The convolutions inside whose geometry others read than its forward: they stay, and hold the weight."""
         inside = f"{path}."
         return frozenset(
             name.removeprefix(inside)
             for reader, name in self._reads.geometry
-            if name.startswith(inside) and reader != path and not reader.startswith(inside)
+            if name.startswith(inside) and not reader.startswith(inside)
+            if reader != path or (reader, name) in self._reads.methods
         )
 
 

@@ -1,85 +1,82 @@
-"""Who reads a convolution's weight or geometry from outside, as the source says: ``self.conv.weight.squeeze(1)``.
-
-A run shows only the branches that it takes; what a cache or a streaming step does with a weight is in the source.
-"""
+"""Who reads a convolution's weight or geometry, or calls a module inside another, as the source says."""
 
 from __future__ import annotations
 
-import ast
-import inspect
-import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
-from convsurgeon.remembering import remembered
+from convsurgeon.islands.sources import EACH, Place, mentions_in
 
-_HARMLESS = {"dtype", "device", "requires_grad", "requires_grad_", "is_cuda", "grad"}
-"""What may be asked of a weight whatever its shape."""
-
-_BEFORE_USE = ("__init__", "_init", "init_", "reset_")
-"""The beginnings of the names of methods that run before a model is used."""
+_CONVOLUTIONS = (nn.Conv1d, nn.ConvTranspose1d)
 
 
-_GEOMETRY = {"kernel_size", "stride", "padding", "dilation", "output_padding", "_reversed_padding_repeated_twice"}
-"""The attributes of a convolution that are others in 2-D."""
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reads:
-    """What methods read of convolutions below them: (reader's path, convolution's path), by what is read."""
+    """What methods do with convolutions, by qualified names.
 
-    weights: frozenset[tuple[str, str]]
-    geometry: frozenset[tuple[str, str]]
+    `weights`: the convolutions below a module of which a method of that module reads the weight. `geometry`: (reader,
+    convolution) for each whose strides and the like are read. `methods`: those of the latter that are read by another
+    method than forward. `calls`: by a module's name, what inside it is called beside its forward, and by whom.
+    `themselves`: the convolutions of the user's that have a method which computes with their own weight.
+    """
+
+    weights: set[str] = field(default_factory=set)
+    geometry: set[tuple[str, str]] = field(default_factory=set)
+    methods: set[tuple[str, str]] = field(default_factory=set)
+    calls: dict[str, tuple[str, str]] = field(default_factory=dict)
+    themselves: set[str] = field(default_factory=set)
 
 
 def reads_of(root: nn.Module) -> Reads:
-    """What the methods of every module say they read of the convolutions below it."""
-    weights: set[tuple[str, str]] = set()
-    geometry: set[tuple[str, str]] = set()
+    """What the methods of every module say they do with the convolutions below it."""
+    reads = Reads()
     for path, module in root.named_modules(remove_duplicate=False):
         kind: Any = type(module)
-        for child, attribute in _named_in(kind):
-            inner = getattr(module, child, None)
-            for below, holder in inner.named_modules() if isinstance(inner, nn.Module) else ():
-                if isinstance(holder, (nn.Conv1d, nn.ConvTranspose1d)):
-                    name = ".".join(part for part in (path, child, below) if part)
-                    (weights if attribute == "weight" else geometry).add((path, name))
-    return Reads(frozenset(weights), frozenset(geometry))
+        for mention in mentions_in(kind):
+            if mention.place == () and mention.what in ("weight", "super"):
+                if isinstance(module, _CONVOLUTIONS) and not mention.with_forward:
+                    reads.themselves.add(path)
+                continue
+            for name, found, rest in _at(module, path, mention.place):
+                if mention.what == "call":
+                    if name != path and rest in ((), ("forward",)):
+                        _note_call(reads, path, name, found, with_forward=mention.with_forward)
+                elif name != path:
+                    _note_read(reads, path, name, found, weight=mention.what == "weight", traced=mention.by_forward)
+    return reads
 
 
-@remembered
-def _named_in(kind: Any) -> frozenset[tuple[str, str]]:
-    """(child, attribute) for each ``self.child...attribute`` in the methods of a class."""
-    found: set[tuple[str, str]] = set()
-    for base in kind.__mro__:
-        if base.__module__.startswith("torch.") or base is object:
-            continue
-        try:
-            tree = ast.parse(textwrap.dedent(inspect.getsource(base)))
-        except (OSError, TypeError, SyntaxError, IndentationError):
-            continue  # no source: what runs is still recorded
-        for method in ast.walk(tree):
-            if isinstance(method, ast.FunctionDef) and not method.name.startswith(_BEFORE_USE):
-                found.update(_reads_in(method))
-    return frozenset(found)
+def _at(module: nn.Module, path: str, place: Place) -> Iterator[tuple[str, nn.Module, Place]]:
+    """The modules at a place, as far as it leads through modules, and what is left of it."""
+    if place and place[0] == EACH:
+        for name, child in module.named_children():
+            yield from _at(child, f"{path}.{name}".removeprefix("."), place[1:])
+    elif place and (held := module._modules.get(place[0])) is not None:
+        yield from _at(held, f"{path}.{place[0]}".removeprefix("."), place[1:])
+    else:
+        yield path, module, place
 
 
-def _reads_in(method: ast.FunctionDef) -> Iterator[tuple[str, str]]:
-    asked = {id(node.value) for node in ast.walk(method) if isinstance(node, ast.Attribute) and node.attr in _HARMLESS}
-    for node in ast.walk(method):
-        if isinstance(node, ast.Attribute) and node.attr in {"weight", *_GEOMETRY} and id(node) not in asked:
-            child = _child_of_self(node.value)
-            if child is not None:
-                yield child, node.attr
+def _note_read(reads: Reads, reader: str, name: str, module: nn.Module, *, weight: bool, traced: bool) -> None:
+    for below, holder in module.named_modules():
+        if isinstance(holder, _CONVOLUTIONS):
+            convolution = f"{name}.{below}".removesuffix(".")
+            if weight:
+                reads.weights.add(convolution)
+            else:
+                reads.geometry.add((reader, convolution))
+                if not traced:
+                    reads.methods.add((reader, convolution))
 
 
-def _child_of_self(node: ast.expr) -> str | None:
-    """``conv`` of ``self.conv``, ``self.conv.inner`` and ``self.conv[0]``."""
-    while isinstance(node, (ast.Attribute, ast.Subscript)):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self":
-            return node.attr
-        node = node.value
-    return None
+def _note_call(reads: Reads, caller: str, called: str, module: nn.Module, *, with_forward: bool) -> None:
+    """Note a call in whatever it reaches into, where a graph in that place would not serve it."""
+    outer, around = [] if with_forward else [caller], called.rpartition(".")[0]
+    while len(around) > len(caller):
+        outer.append(around)
+        around = around.rpartition(".")[0]
+    if outer and any(isinstance(one, _CONVOLUTIONS) for one in module.modules()):
+        reads.calls.update(dict.fromkeys(outer, (called, caller)))
