@@ -27,7 +27,8 @@ def moved_shapes(
     bare = {bare_name(key): key for key in shapes}
     found: dict[str, Shape] = {}
     wrong: list[str] = []
-    for prefix in _prefixes(weight_map, bare.keys(), partial=partial):
+    held = {name: tuple(shapes[key]) for name, key in bare.items()}
+    for prefix in _prefixes(weight_map, held, direction, partial=partial):
         for name, entry in moving.items():
             key = bare.get(prefix + name)
             if key is None:
@@ -51,7 +52,7 @@ def entries_named(weight_map: WeightMap, names: Collection[str]) -> dict[str, En
     bare = {bare_name(name): name for name in names}
     moving = [entry for entry in weight_map.entries if entry.moves]
     found: dict[str, Entry] = {}
-    for prefix in _prefixes(weight_map, bare.keys(), partial=True):
+    for prefix in _prefixes(weight_map, dict.fromkeys(bare), "2d", partial=True):
         ours = {prefix + entry.name: entry for entry in weight_map.entries}
         if not _missing(prefix, moving, bare.keys()) or all(name in ours for name in bare if name.startswith(prefix)):
             found |= {bare[name]: entry for name, entry in ours.items() if name in bare}
@@ -123,13 +124,16 @@ def bare_name(key: str) -> str:
     return ".".join(atom for atom in key.split(".") if atom not in _WRAPPERS)
 
 
-def _prefixes(weight_map: WeightMap, held: Collection[str], *, partial: bool) -> list[str]:
-    """What stands before our names: where all of them are, else all that move, else, if `partial`, most of these.
+def _prefixes(
+    weight_map: WeightMap, held: Mapping[str, Shape | None], direction: Direction, *, partial: bool
+) -> list[str]:
+    """What stands before our names, wherever the model is and each copy of it; a shape that is None may be any.
 
-    Where all parameters are and nothing else is as good: averages of a model lack its buffers.
+    Where there is none with all that move, these are, if `partial`, the places that lack fewest of them.
 
     Raises:
-        CheckpointError: some that move are there, and others aren't, and it isn't `partial`.
+        CheckpointError: some that move are there, and others aren't, and it isn't `partial`; or it can't be told
+            whether a place holds the model.
     """
     moving = {entry.name: entry for entry in weight_map.entries if entry.moves}
     probes = list(moving)[:: max(1, len(moving) // _PROBES)]
@@ -139,18 +143,70 @@ def _prefixes(weight_map: WeightMap, held: Collection[str], *, partial: bool) ->
     if candidates and not complete:
         nearest = min(candidates, key=lambda prefix: len(missing[prefix]))
         if partial:
-            return [nearest]
+            return [prefix for prefix in candidates if missing[prefix] == missing[nearest]]
         names = [nearest + name for name in missing[nearest]]
         raise CheckpointError(
             f"{len(names)} of the {len(moving)} entries that move are missing: {some_of(names, ', ', 'entries')}; if "
             "they should be, say partial=True (--partial)"
         )
-    whole = [
-        prefix
-        for prefix in complete
-        if not _missing(prefix, weight_map.entries, held) or _has_parameters_alone(prefix, weight_map, held)
+    return _copies(weight_map, complete, held, direction)
+
+
+def _copies(
+    weight_map: WeightMap, complete: list[str], held: Mapping[str, Shape | None], direction: Direction
+) -> list[str]:
+    """Those of the places, all with every name that moves, that hold the model or a copy of it.
+
+    Where all entries are, and where all parameters are and nothing else of any size is as good: averages of a model
+    lack its buffers, old checkpoints some of them. Where such a place is, one with less or more is another model's.
+
+    Raises:
+        CheckpointError: it can't be told of one.
+    """
+    names = {entry.name for entry in weight_map.entries}
+    parameters = set(weight_map.parameters) or names
+    lacking = {prefix: _missing(prefix, weight_map.entries, held) for prefix in complete}
+    whole = [prefix for prefix in complete if not lacking[prefix]]
+    all_trained = [prefix for prefix in complete if parameters.isdisjoint(lacking[prefix])]
+    deeper = set() if whole else {prefix + name for prefix in complete for name in names}
+    beside = {
+        prefix: [k for k in held if k.startswith(prefix) and k.removeprefix(prefix) not in names and k not in deeper]
+        for prefix in all_trained
+    }
+    copies = [
+        prefix for prefix in all_trained if prefix in whole or all(held[key] in _SCALARS for key in beside[prefix])
     ]
-    return whole or complete[:1]
+    if len(complete) == 1 or copies == complete:
+        return complete
+    fitting = [prefix for prefix in complete if prefix in copies or _fits(prefix, weight_map, held, direction)]
+    doubtful = [prefix for prefix in fitting if prefix not in copies and (prefix in all_trained or not copies)]
+    alike = not copies and all(lacking[prefix] == lacking[doubtful[0]] for prefix in doubtful)
+    if doubtful and not alike:
+        raise _can_not_be_told(weight_map, doubtful[0], lacking[doubtful[0]], beside.get(doubtful[0], []))
+    return copies or doubtful or complete[:1]
+
+
+_SCALARS: tuple[Shape, ...] = ((), (1,))
+"""The shapes of a decay or a count of updates, as stand beside averages."""
+
+
+def _fits(prefix: str, weight_map: WeightMap, held: Mapping[str, Shape | None], direction: Direction) -> bool:
+    """Whether all that moves has the shape there that it moves from, as far as shapes are known."""
+    shapes = (
+        (held.get(prefix + entry.name), entry.shapes(direction)[0]) for entry in weight_map.entries if entry.moves
+    )
+    return all(shape is None or shape == before for shape, before in shapes)
+
+
+def _can_not_be_told(
+    weight_map: WeightMap, prefix: str, lacking: Sequence[str], beside: Sequence[str]
+) -> CheckpointError:
+    seen = [f"lacks {some_of([prefix + name for name in lacking], ', ', 'entries')}"] if lacking else []
+    seen += [f"has {some_of(beside, ', ', 'entries')} beside"] if beside else []
+    return CheckpointError(
+        f"whether what stands under {prefix!r} is {weight_map.model} can't be told: it has all that moves, and "
+        f"{' and '.join(seen)}, unlike another place that has all; move each by itself, in a dict or file of its own"
+    )
 
 
 _PROBES = 8
@@ -161,10 +217,6 @@ def prefixes_of(name: str, held: Collection[str]) -> list[str]:
     """The prefixes under which one name is held."""
     dotted = f".{name}"
     return ([""] if name in held else []) + [key.removesuffix(name) for key in held if key.endswith(dotted)]
-
-
-def _has_parameters_alone(prefix: str, weight_map: WeightMap, held: Collection[str]) -> bool:
-    return {key for key in held if key.startswith(prefix)} == {prefix + name for name in weight_map.parameters}
 
 
 def _missing(prefix: str, entries: Collection[Entry], held: Collection[str]) -> list[str]:

@@ -245,6 +245,49 @@ def test_averages_without_buffers_beside_the_model(conversion: convsurgeon.Conve
     assert_same(conversion.weight_map.to_1d(moved), state)
 
 
+@pytest.mark.parametrize("left_out", ["num_batches_tracked", "running_mean", "head.weight"])
+@pytest.mark.parametrize("prefixes", [("", "ema."), ("net.", "ema.")])
+def test_two_copies_without_an_entry_that_stays(
+    conversion: convsurgeon.Conversion, left_out: str, prefixes: tuple[str, str]
+) -> None:
+    """Neither of them is whole, and they lack the same: both move."""
+    model = Model().state_dict()
+    state = {f"{p}{name}": value for p in prefixes for name, value in model.items() if left_out not in name}
+    moved = conversion.weight_map.to_2d(state)
+    assert [moved[f"{prefix}conv.weight"].dim() for prefix in prefixes] == [4, 4]
+    assert_same(conversion.weight_map.to_1d(moved), state)
+
+
+def test_averages_with_a_decay_beside_them(conversion: convsurgeon.Conversion) -> None:
+    model = Model()
+    state = {f"model.{name}": value for name, value in model.state_dict().items()}
+    state |= {f"ema.{name}": value.detach() for name, value in model.named_parameters()}
+    state |= {"ema.decay": torch.tensor(0.9), "ema.num_updates": torch.tensor([3])}
+    moved = conversion.weight_map.to_2d(state)
+    assert moved["model.conv.weight"].dim() == moved["ema.conv.weight"].dim() == 4
+    assert_same(conversion.weight_map.to_1d(moved), state)
+
+
+def test_what_may_be_a_copy_or_another_model_is_refused(conversion: convsurgeon.Conversion) -> None:
+    model = Model().state_dict()
+    state = {f"model.{name}": value for name, value in model.items()}
+    state |= {f"other.{name}": value for name, value in model.items() if "norm.running" not in name}
+    state["other.more.weight"] = torch.ones(4, 3)
+    words = r"under 'other.' is Model can't be told.*lacks other.norm.running_mean.* and has other.more.weight beside"
+    with pytest.raises(CheckpointError, match=words):
+        conversion.weight_map.to_2d(state)
+    state["other.up.weight"] = torch.ones(4, 2, 5)
+    assert conversion.weight_map.to_2d(state)["other.conv.weight"].dim() == 3
+
+
+def test_two_copies_that_lack_different_entries_are_refused(conversion: convsurgeon.Conversion) -> None:
+    model = Model().state_dict()
+    state = {f"one.{name}": value for name, value in model.items() if name != "head.weight"}
+    state |= {f"two.{name}": value for name, value in model.items() if name != "head.bias"}
+    with pytest.raises(CheckpointError, match=r"under 'one.' is Model can't be told.*lacks one.head.weight"):
+        conversion.weight_map.to_2d(state)
+
+
 def test_averages_without_names_in_the_order_of_parameters(conversion: convsurgeon.Conversion) -> None:
     model = Model()
     averages = [value.detach() for value in model.parameters()]

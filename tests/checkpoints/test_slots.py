@@ -63,7 +63,7 @@ def test_names_however_they_are_flattened(state: Any) -> None:
 def test_a_larger_model_around_ours() -> None:
     """What its optimizer calls a.weight is not ours, which it calls net.a.weight."""
     model = {"net.a.weight": BEFORE, "a.weight": BEFORE}
-    held = weight_map("a.weight", b=(2,))
+    held = weight_map("a.weight", "b", b=(2,))
     found = slots(held, {"model": {**model, "net.b": (2,)}, "optim": {"state": {n: adam(BEFORE) for n in model}}})
     assert found == {"optim.state.net.a.weight.exp_avg": AFTER, "optim.state.net.a.weight.exp_avg_sq": AFTER}
 
@@ -84,13 +84,13 @@ def test_two_models_with_an_optimizer_each() -> None:
         "optim_gen": {"state": {"a.weight": adam(BEFORE), "b": adam((2,))}},
         "optim_disc": {"state": {name: adam(BEFORE) for name in theirs}},
     }
-    assert set(slots(weight_map("a.weight", b=(2,)), state)) == {
+    assert set(slots(weight_map("a.weight", "b", b=(2,)), state)) == {
         "optim_gen.state.a.weight.exp_avg",
         "optim_gen.state.a.weight.exp_avg_sq",
     }
     del state["optim_gen"]["state"]["b"]
     with pytest.raises(CheckpointError, match=r"may be of any of several parameters 'a\.weight'"):
-        slots(weight_map("a.weight", b=(2,)), state)
+        slots(weight_map("a.weight", "b", b=(2,)), state)
 
 
 def test_state_of_another_shape_than_its_parameter() -> None:
