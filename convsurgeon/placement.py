@@ -65,21 +65,26 @@ def entry_of_shape(weight_map: WeightMap, shape: Shape, direction: Direction) ->
     Raises:
         CheckpointError: some move and others don't, or no parameter has this shape.
     """
-    entries = {entry.name: entry for entry in weight_map.entries}
-    parameters = map(entries.__getitem__, weight_map.parameters or tuple(entries))
-    alike = [entry for entry in parameters if entry.shapes(direction)[0] == shape]
+    alike = [entry for entry in parameters_of(weight_map) if entry.shapes(direction)[0] == shape]
     if len({entry.moves for entry in alike}) > 1:
         moves, stays = (next(e.name for e in alike if e.moves is moving) for moving in (True, False))
         raise CheckpointError(
             f"the optimizer doesn't name its parameters, and which is which can't be told: one of shape {list(shape)} "
             f"may be {moves!r}, which moves, or {stays!r}, which doesn't; save it with names: build it over "
-            "model.named_parameters(), or take its state by torch.distributed.checkpoint.state_dict.get_state_dict"
+            "model.named_parameters(), or take its state by torch.distributed.checkpoint.state_dict.get_state_dict; or "
+            "write them into the state that there is, as 'param_names' of each of its param_groups"
         )
     if not alike:
         raise CheckpointError(
             f"the optimizer holds state of shape {list(shape)}, which no parameter of {weight_map.model} has"
         )
     return alike[0]
+
+
+def parameters_of(weight_map: WeightMap) -> list[Entry]:
+    """The entries of parameters in their order, but for those that a state_dict leaves out; all if unknown."""
+    entries = {entry.name: entry for entry in weight_map.entries}
+    return [entries[name] for name in weight_map.parameters or entries if name in entries]
 
 
 def shape_of_parameter(weight_map: WeightMap, slots: Mapping[str, Shape], direction: Direction) -> Shape | None:

@@ -19,6 +19,7 @@ from convsurgeon.placement import (
     factored,
     moved_shapes,
     nothing_found,
+    parameters_of,
     shape_of_parameter,
     some_of,
 )
@@ -113,8 +114,7 @@ class Mover:
         self._direction = direction
         self._axis = UnitAxis(weight_map.unit_axis)
         self._alike: dict[Shape, Entry] = {}
-        entries = {entry.name: entry for entry in weight_map.entries}
-        self._parameters = [entries[name] for name in weight_map.parameters if name in entries]
+        self._parameters = parameters_of(weight_map) if weight_map.parameters else []
 
     def any(self, state: Any, path: str = "") -> Any:
         """What `state` becomes: optimizer and model state are known by their form, anything else passes through."""
@@ -157,12 +157,16 @@ class Mover:
         return self._axis.lift(value) if self._direction == "2d" else self._axis.lower(value)
 
     def _optimizer(self, state: Mapping[str, Any], path: str) -> Any:
-        names = self._names(state["param_groups"])
+        groups, states = state["param_groups"], state["state"]
+        names = _own_names(groups) or self._names_in_order(groups, states)
         entries = entries_named(self._map, set(names.values()))
-        moved = {
-            at: self._slots(entries.get(names[at]) if at in names else self._of_shape(slots), slots, f"{path}{at}.")
-            for at, slots in state["state"].items()
-        }
+        without_entry = set(self._map.parameters).difference(entry.name for entry in self._map.entries)
+        moved = {}
+        for at, slots in states.items():
+            if names.get(at) in without_entry:
+                _require_flat(names[at], slots)
+            entry = entries.get(names[at]) if at in names else self._of_shape(slots)
+            moved[at] = self._slots(entry, slots, f"{path}{at}.")
         self.found = True
         return _like(state, ((key, moved if key == "state" else value) for key, value in state.items()))
 
@@ -190,27 +194,58 @@ class Mover:
 
     def _of_shape(self, slots: Any) -> Entry | None:
         """An entry like the unnamed parameter of these slots."""
-        if not isinstance(slots, Mapping):
-            return None
-        shapes = {slot: tuple(value.shape) for slot, value in slots.items() if isinstance(value, torch.Tensor)}
-        shape = shape_of_parameter(self._map, shapes, self._direction)
+        shape = shape_of_parameter(self._map, _shapes(slots), self._direction)
         if shape is None:
             return None
         if shape not in self._alike:
             self._alike[shape] = entry_of_shape(self._map, shape, self._direction)
         return self._alike[shape]
 
-    def _names(self, groups: list[dict[str, Any]]) -> dict[int, str]:
-        """The names of an optimizer's parameters, by index: its own, else the model's if all are there, else none."""
+    def _names_in_order(self, groups: list[dict[str, Any]], states: Mapping[Any, Any]) -> dict[Any, str]:
+        """The model's names of an optimizer's parameters, by index, if all are there in one group; else none.
+
+        That they stand in the model's order nothing tells, so those of one shape have to move alike.
+
+        Raises:
+            CheckpointError: they don't.
+        """
         indices = [index for group in groups for index in group["params"]]
-        names: tuple[str, ...] = ()
-        if all(isinstance(index, str) for index in indices):  # torch.distributed.checkpoint.state_dict knows no indices
-            names = tuple(indices)
-        elif all("param_names" in group for group in groups):
-            names = tuple(name for group in groups for name in group["param_names"])
-        elif len(groups) == 1 and len(indices) == len(self._map.parameters):
-            names = self._map.parameters
-        return dict(zip(indices, names, strict=True)) if names else {}
+        if len(groups) != 1 or len(indices) != len(self._map.parameters):
+            return {}
+        names = dict(zip(indices, self._map.parameters, strict=True))
+        shapes = {entry.name: entry.shapes(self._direction)[0] for entry in self._parameters}
+        for at, slots in states.items():
+            shape = shapes.get(names.get(at, ""))
+            if shape is not None and shape in _shapes(slots).values():
+                entry_of_shape(self._map, shape, self._direction)
+        return names
+
+
+def _own_names(groups: list[dict[str, Any]]) -> dict[Any, str]:
+    """The names that an optimizer gives its parameters, by index: none if it doesn't."""
+    indices = [index for group in groups for index in group["params"]]
+    names: list[str] = []
+    if all(isinstance(index, str) for index in indices):  # torch.distributed.checkpoint.state_dict knows no indices
+        names = indices
+    elif all("param_names" in group for group in groups):
+        names = [name for group in groups for name in group["param_names"]]
+    return dict(zip(indices, names, strict=True)) if names else {}
+
+
+def _require_flat(name: str, slots: Any) -> None:
+    """Raise if state of a parameter that has no entry in the model's state_dict may have to move."""
+    deep = [f"{slot} {list(shape)}" for slot, shape in _shapes(slots).items() if len(shape) > 1]
+    if deep:
+        raise CheckpointError(
+            f"the optimizer holds state of {name!r} ({', '.join(deep)}), which the model's state_dict leaves out, so "
+            "that it isn't known whether it moves; build the optimizer over the other parameters"
+        )
+
+
+def _shapes(slots: Any) -> dict[str, Shape]:
+    """The shapes of the tensors of one parameter's state."""
+    held = slots.items() if isinstance(slots, Mapping) else ()
+    return {slot: tuple(value.shape) for slot, value in held if isinstance(value, torch.Tensor)}
 
 
 def _like(state: Mapping[Any, Any], items: Iterator[tuple[Any, Any]]) -> Any:

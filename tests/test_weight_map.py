@@ -138,6 +138,69 @@ def test_an_optimizer_whose_parameters_can_not_be_told_apart() -> None:
         weight_map.to_2d(partly.state_dict())
 
 
+class Pair(nn.Module):
+    """Two convolutions of one shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.Conv1d(8, 8, 3), nn.Conv1d(8, 8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.decoder(torch.relu(self.encoder(x)))
+
+
+def test_that_an_optimizer_is_in_the_models_order_is_not_taken_for_granted() -> None:
+    """Nothing tells an Adam over the decoder and the encoder from one over the model: of both, one kernel moves."""
+    model = Pair()
+    x = torch.randn(2, 8, 16)
+    weight_map = convsurgeon.convert(model, x, exclude=["encoder"]).weight_map
+    trained = torch.optim.Adam([*model.decoder.parameters(), *model.encoder.parameters()])
+    model(x).sum().backward()
+    trained.step()
+    state = trained.state_dict()
+    with pytest.raises(CheckpointError, match=r"'decoder.weight', which moves, or 'encoder.weight', .*'param_names'"):
+        weight_map.to_2d(state)
+    names = [f"{part}.{name}" for part in ("decoder", "encoder") for name in ("weight", "bias")]
+    state["param_groups"][0]["param_names"] = names
+    moved = weight_map.to_2d(state)
+    assert [moved["state"][at]["exp_avg"].dim() for at in range(4)] == [4, 1, 3, 1]
+    assert_same(weight_map.to_1d(moved), state)
+
+
+class Teacher(nn.Module):
+    """Frozen, and left out of checkpoints."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(4, 4, 3, padding=1)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return kwargs.get("destination") if kwargs.get("destination") is not None else {}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("grouped", [True, False])
+def test_parameters_that_have_no_entry(grouped: bool, frozen: bool) -> None:
+    model, x = nn.Sequential(Teacher(), nn.Conv1d(4, 4, 5)), torch.randn(2, 4, 16)
+    model[0].requires_grad_(not frozen)
+    weight_map = convsurgeon.convert(model, x).weight_map
+    groups = [{"params": [model[1].weight]}, {"params": [*model[0].parameters(), model[1].bias]}]
+    trained = torch.optim.AdamW(groups if grouped else model.parameters())
+    model(x).sum().backward()
+    trained.step()
+    state = trained.state_dict()
+    if not frozen:
+        with pytest.raises(CheckpointError, match=r"state_dict leaves out|of shape \[4, 4, 3\], which no parameter"):
+            weight_map.to_2d(state)
+        return
+    moved = weight_map.to_2d(state)
+    assert moved["state"][0 if grouped else 2]["exp_avg"].shape == (4, 4, 1, 5)
+    assert_same(weight_map.to_1d(moved), state)
+
+
 def test_unnamed_parameters_in_several_groups_are_told_by_their_shapes(conversion: convsurgeon.Conversion) -> None:
     model = Model()
     decayed = [p for p in model.parameters() if p.dim() > 1]

@@ -112,10 +112,26 @@ def indexed(groups: int, **states: Any) -> Any:
 
 
 def test_indices_are_taken_in_order_in_one_group() -> None:
-    """Both have one shape, so that only their order tells."""
+    """Of slots without a known name the shape alone would not tell which parameter has that of the kernel."""
+    held = weight_map("b", "a.weight", b=(4, 3, 1, 5))
+    found = slots(held, indexed(1, _0=adam((4, 3, 1, 5)), _1={**adam(BEFORE), "mean": BEFORE}))
+    assert set(found) == {"optim.state.1.exp_avg", "optim.state.1.exp_avg_sq", "optim.state.1.mean"}
+
+
+def test_that_indices_are_in_the_models_order_is_not_taken_for_granted() -> None:
+    """Both have one shape, and one of them moves: the optimizer may have been built over them in another order."""
     held = weight_map("b", "a.weight", b=BEFORE)
-    found = slots(held, indexed(1, _0=adam(BEFORE), _1=adam(BEFORE)))
-    assert set(found) == {"optim.state.1.exp_avg", "optim.state.1.exp_avg_sq"}
+    with pytest.raises(CheckpointError, match=r"may be 'a\.weight', which moves, or 'b', which doesn't.*param_names"):
+        slots(held, indexed(1, _0=adam(BEFORE), _1=adam(BEFORE)))
+
+
+def test_parameters_without_entries() -> None:
+    """A frozen teacher, which is left out of state_dict: the optimizer's indices are not those of the entries."""
+    held = weight_map("teacher", "a.weight", "b", b=(2,))
+    assert set(slots(held, indexed(1, _0=adam(BEFORE), _1=adam((2,))))) == {
+        "optim.state.0.exp_avg",
+        "optim.state.0.exp_avg_sq",
+    }
 
 
 def test_indices_are_taken_by_shape_elsewhere() -> None:

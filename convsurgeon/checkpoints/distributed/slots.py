@@ -106,17 +106,27 @@ def _shapes(state: FlatState, key: str) -> Shapes:
 
 
 def _by_order(state: FlatState, optimizer: _Optimizer) -> list[dict[str, Shapes]]:
-    """Indices in one group are the model's parameters in their order, where there are as many, of these shapes."""
+    """Indices in one group are the model's parameters in their order, where there are as many, of these shapes.
+
+    Raises:
+        CheckpointError: some of one shape move and others don't, so that the order would have to tell.
+    """
     place = f"{optimizer.root}.param_groups".lstrip(".")
     groups = {path[-2] for path in state.paths.values() if ".".join(map(str, path[:-2])) == place}
     entries = {entry.name: entry.shapes(state.direction) for entry in state.weight_map.entries}
-    reading = {str(at): entries[name] for at, name in enumerate(state.weight_map.parameters)}
+    names = state.weight_map.parameters
+    reading = {str(at): entries[name] for at, name in enumerate(names) if name in entries}
     if len(groups) != 1 or reading.keys() != optimizer.slots.keys():
         return []
     shaped = [
         (key, name) for name, slots in optimizer.slots.items() for slot, key in slots.items() if slot in SHAPED_SLOTS
     ]
-    return [reading] if all(state.shapes[key] == reading[name][0] for key, name in shaped) else []
+    if any(state.shapes[key] != reading[name][0] for key, name in shaped):
+        return []
+    for name, slots in optimizer.slots.items():
+        if reading[name][0] in {state.shapes[key] for key in slots.values()}:
+            entry_of_shape(state.weight_map, reading[name][0], state.direction)
+    return [reading]
 
 
 def _by_shape(state: FlatState, slots: Mapping[str, str]) -> Collection[Shapes]:
