@@ -140,10 +140,9 @@ def _prefixes(
         CheckpointError: some that move are there, and others aren't, and it isn't `partial`; or it can't be told
             whether a place holds the model.
     """
-    moving = {entry.name: entry for entry in weight_map.entries if entry.moves}
-    probes = list(moving)[:: max(1, len(moving) // _PROBES)]
-    candidates = sorted({prefix for name in probes for prefix in prefixes_of(name, held)}, key=lambda p: (len(p), p))
-    missing = {prefix: _missing(prefix, moving.values(), held) for prefix in candidates}
+    moving = [entry.name for entry in weight_map.entries if entry.moves]
+    missing = places_of(weight_map, held)
+    candidates = list(missing)
     complete = [prefix for prefix in candidates if not missing[prefix]]
     if candidates and not complete:
         nearest = min(candidates, key=lambda prefix: len(missing[prefix]))
@@ -155,6 +154,14 @@ def _prefixes(
             "they should be, say partial=True (--partial)"
         )
     return _copies(weight_map, complete, held, direction)
+
+
+def places_of(weight_map: WeightMap, held: Collection[str]) -> dict[str, list[str]]:
+    """Whatever stands before one of our names that move, with those of them that are missing there."""
+    moving = {entry.name: entry for entry in weight_map.entries if entry.moves}
+    probes = list(moving)[:: max(1, len(moving) // _PROBES)]
+    prefixes = sorted({prefix for name in probes for prefix in prefixes_of(name, held)}, key=lambda p: (len(p), p))
+    return {prefix: _missing(prefix, moving.values(), held) for prefix in prefixes}
 
 
 def _copies(
@@ -183,7 +190,7 @@ def _copies(
     ]
     if len(complete) == 1 or copies == complete:
         return complete
-    fitting = [prefix for prefix in complete if prefix in copies or _fits(prefix, weight_map, held, direction)]
+    fitting = [prefix for prefix in complete if prefix in copies or fits(prefix, weight_map, held, direction)]
     doubtful = [prefix for prefix in fitting if prefix not in copies and (prefix in all_trained or not copies)]
     alike = not copies and all(lacking[prefix] == lacking[doubtful[0]] for prefix in doubtful)
     if doubtful and not alike:
@@ -195,7 +202,7 @@ _SCALARS: tuple[Shape, ...] = ((), (1,))
 """The shapes of a decay or a count of updates, as stand beside averages."""
 
 
-def _fits(prefix: str, weight_map: WeightMap, held: Mapping[str, Shape | None], direction: Direction) -> bool:
+def fits(prefix: str, weight_map: WeightMap, held: Mapping[str, Shape | None], direction: Direction) -> bool:
     """Whether all that moves has the shape there that it moves from, as far as shapes are known."""
     shapes = (
         (held.get(prefix + entry.name), entry.shapes(direction)[0]) for entry in weight_map.entries if entry.moves

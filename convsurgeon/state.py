@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from convsurgeon.axis import UnitAxis
+from convsurgeon.bystanders import Bystanders, bystanders, is_optimizer, shapes_in, trained_shapes
 from convsurgeon.errors import CheckpointError
 from convsurgeon.placement import (
     SHAPED_SLOTS,
@@ -83,7 +85,7 @@ def moved_state(weight_map: WeightMap, state: T, direction: Direction) -> T:
         CheckpointError: entries are missing or have other shapes; says which.
     """
     mover = Mover(weight_map, direction)
-    result = mover.any(state)
+    result = mover.move(state)
     if not mover.found and any(entry.moves for entry in weight_map.entries):
         raise nothing_found(weight_map)
     return result  # type: ignore[no-any-return]
@@ -113,24 +115,33 @@ class Mover:
         self._map = weight_map
         self._direction = direction
         self._axis = UnitAxis(weight_map.unit_axis)
+        self._beside = Bystanders(weight_map, direction, 0, Counter(), ())
         self._alike: dict[Shape, Entry] = {}
         self._parameters = parameters_of(weight_map) if weight_map.parameters else []
 
-    def any(self, state: Any, path: str = "") -> Any:
-        """What `state` becomes: optimizer and model state are known by their form, anything else passes through."""
+    def move(self, state: Any) -> Any:
+        """What `state` becomes: optimizer and model state are known by their form, anything else passes through.
+
+        Raises:
+            CheckpointError: entries are missing or have other shapes, or which is which can't be told; says which.
+        """
+        self._beside = bystanders(self._map, self._direction, state)
+        return self._any(state)
+
+    def _any(self, state: Any, path: str = "") -> Any:
         if isinstance(state, (list, tuple)) and type(state) in (list, tuple):
             averages = self._are_parameters(state)
             self.found |= averages
             return type(state)(
                 self._moved(value, f"{path}{at}")
                 if averages and self._parameters[at].moves
-                else self.any(value, f"{path}{at}.")
+                else self._any(value, f"{path}{at}.")
                 for at, value in enumerate(state)
             )
         if not isinstance(state, Mapping):
             self.tensors += isinstance(state, torch.Tensor)
             return state
-        if "param_groups" in state and isinstance(state.get("state"), Mapping):
+        if is_optimizer(state):
             return self._optimizer(state, f"{path}state.")
         shapes = {
             key: tuple(value.shape)
@@ -139,9 +150,10 @@ class Mover:
         }
         ours = self._known
         if ours is None:
-            ours = moved_shapes(self._map, shapes, self._direction, partial=self._partial)
+            another = self._beside.hold_state(shapes)
+            ours = {} if another else moved_shapes(self._map, shapes, self._direction, partial=self._partial)
             self.found |= bool(ours)
-        items = ((k, self._moved(v, path + k) if k in ours else self.any(v, f"{path}{k}.")) for k, v in state.items())
+        items = ((k, self._moved(v, path + k) if k in ours else self._any(v, f"{path}{k}.")) for k, v in state.items())
         return _like(state, items)
 
     def _are_parameters(self, values: list[Any] | tuple[Any, ...]) -> bool:
@@ -158,22 +170,25 @@ class Mover:
 
     def _optimizer(self, state: Mapping[str, Any], path: str) -> Any:
         groups, states = state["param_groups"], state["state"]
-        names = _own_names(groups) or self._names_in_order(groups, states)
+        names, what = _own_names(groups), f"the optimizer's state {path.removesuffix('.')!r}"
+        held = trained_shapes(self._map, self._direction, states)
+        another = not names and self._beside.hold_training(held, what)
+        names = names or ({} if another else self._names_in_order(groups, states))
         entries = entries_named(self._map, set(names.values()))
         without_entry = set(self._map.parameters).difference(entry.name for entry in self._map.entries)
         moved = {}
         for at, slots in states.items():
             if names.get(at) in without_entry:
                 _require_flat(names[at], slots)
-            entry = entries.get(names[at]) if at in names else self._of_shape(slots)
+            entry = entries.get(names[at]) if at in names else None if another else self._of_shape(slots)
             moved[at] = self._slots(entry, slots, f"{path}{at}.")
-        self.found = True
+        self.found |= not another
         return _like(state, ((key, moved if key == "state" else value) for key, value in state.items()))
 
     def _slots(self, entry: Entry | None, slots: Any, path: str) -> Any:
         """Per-parameter state: what has the parameter's shape moves with it, step counts and the like don't."""
         if entry is None or not isinstance(slots, Mapping):
-            return self.any(slots, path)
+            return self._any(slots, path)
         here, _ = entry.shapes(self._direction)
         for slot, value in slots.items():
             if not isinstance(value, torch.Tensor) or tuple(value.shape) == here:
@@ -188,13 +203,13 @@ class Mover:
         return {
             slot: self._moved(value, f"{path}{slot}")
             if entry.moves and isinstance(value, torch.Tensor) and tuple(value.shape) == here
-            else self.any(value, f"{path}{slot}.")
+            else self._any(value, f"{path}{slot}.")
             for slot, value in slots.items()
         }
 
     def _of_shape(self, slots: Any) -> Entry | None:
         """An entry like the unnamed parameter of these slots."""
-        shape = shape_of_parameter(self._map, _shapes(slots), self._direction)
+        shape = shape_of_parameter(self._map, shapes_in(slots), self._direction)
         if shape is None:
             return None
         if shape not in self._alike:
@@ -216,7 +231,7 @@ class Mover:
         shapes = {entry.name: entry.shapes(self._direction)[0] for entry in self._parameters}
         for at, slots in states.items():
             shape = shapes.get(names.get(at, ""))
-            if shape is not None and shape in _shapes(slots).values():
+            if shape is not None and shape in shapes_in(slots).values():
                 entry_of_shape(self._map, shape, self._direction)
         return names
 
@@ -234,18 +249,12 @@ def _own_names(groups: list[dict[str, Any]]) -> dict[Any, str]:
 
 def _require_flat(name: str, slots: Any) -> None:
     """Raise if state of a parameter that has no entry in the model's state_dict may have to move."""
-    deep = [f"{slot} {list(shape)}" for slot, shape in _shapes(slots).items() if len(shape) > 1]
+    deep = [f"{slot} {list(shape)}" for slot, shape in shapes_in(slots).items() if len(shape) > 1]
     if deep:
         raise CheckpointError(
             f"the optimizer holds state of {name!r} ({', '.join(deep)}), which the model's state_dict leaves out, so "
             "that it isn't known whether it moves; build the optimizer over the other parameters"
         )
-
-
-def _shapes(slots: Any) -> dict[str, Shape]:
-    """The shapes of the tensors of one parameter's state."""
-    held = slots.items() if isinstance(slots, Mapping) else ()
-    return {slot: tuple(value.shape) for slot, value in held if isinstance(value, torch.Tensor)}
 
 
 def _like(state: Mapping[Any, Any], items: Iterator[tuple[Any, Any]]) -> Any:

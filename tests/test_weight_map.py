@@ -167,6 +167,60 @@ def test_that_an_optimizer_is_in_the_models_order_is_not_taken_for_granted() -> 
     assert_same(weight_map.to_1d(moved), state)
 
 
+class Other(nn.Module):
+    """A discriminator, say: one convolution under a name of its own or of `Pair`."""
+
+    def __init__(self, name: str, width: int) -> None:
+        super().__init__()
+        self.add_module(name, nn.Conv1d(8, width, 3))
+        self.add_module("last", nn.Conv1d(width, 1, 1))
+
+
+def adam_of(model: nn.Module) -> dict[str, Any]:
+    trained = torch.optim.Adam(model.parameters())
+    for one in model.parameters():
+        one.grad = torch.ones_like(one)
+    trained.step()
+    return trained.state_dict()
+
+
+@pytest.mark.parametrize("name", ["decoder", "score"])
+@pytest.mark.parametrize("width", [5, 8])
+def test_another_model_and_its_optimizer_beside_are_left_alone(name: str, width: int) -> None:
+    """It has one of the model's names, or an optimizer whose state has a shape of the model's, or has not."""
+    model, other = Pair(), Other(name, width)
+    weight_map = convsurgeon.convert(model, torch.randn(2, 8, 16)).weight_map
+    theirs = {"disc": other.state_dict(), "optim_d": adam_of(other)}
+    state = {"gen": model.state_dict(), "optim_g": adam_of(model)}
+    moved = weight_map.to_2d({**state, **theirs})
+    assert_same({key: moved[key] for key in theirs}, theirs)
+    assert_same({key: moved[key] for key in state}, weight_map.to_2d(state))
+    assert moved["optim_g"]["state"][0]["exp_avg"].dim() == 4
+    assert_same(weight_map.to_1d(moved), {**state, **theirs})
+
+
+def test_an_optimizer_of_either_of_two_models_is_refused() -> None:
+    model, other = Pair(), Other("score", 8)
+    weight_map = convsurgeon.convert(model, torch.randn(2, 8, 16)).weight_map
+    state = {"gen": model.state_dict(), "disc": other.state_dict(), "optim": adam_of(nn.ModuleList([other.score]))}
+    words = r"state 'optim.state' may be of Pair or of another model .* both have tensors of shape \[8, 8, 3\]"
+    with pytest.raises(CheckpointError, match=words):
+        weight_map.to_2d(state)
+    twin = nn.ModuleDict({"one": nn.Conv1d(8, 8, 3), "two": nn.Conv1d(8, 8, 3)})
+    state = {"gen": model.state_dict(), "disc": twin.state_dict(), "g": adam_of(model), "d": adam_of(twin)}
+    with pytest.raises(CheckpointError, match="may be of Pair or of another model"):
+        weight_map.to_2d(state)
+
+
+def test_a_copy_that_lacks_what_moves_is_refused_beside_a_whole_one(conversion: convsurgeon.Conversion) -> None:
+    """It is no other model's: of three names that move it has two, or it has nothing else."""
+    state = Model().state_dict()
+    most = {name: value for name, value in state.items() if not name.startswith("up.")} | {"more": torch.ones(3)}
+    for part in (most, {name: value for name, value in state.items() if name.startswith("up.")}):
+        with pytest.raises(CheckpointError, match="of the 3 entries that move are missing"):
+            conversion.weight_map.to_2d({"model": state, "ema": part})
+
+
 class Teacher(nn.Module):
     """Frozen, and left out of checkpoints."""
 

@@ -75,7 +75,7 @@ def move_torch_file(source: Location, target: Location, mover: Mover, *, trust: 
         CheckpointError: the file can't be read, or its entries don't fit; says which.
         OSError: it can't be read or written.
     """
-    moved = mover.any(load_torch_file(source, trust=trust))
+    moved = mover.move(load_torch_file(source, trust=trust))
     if not mover.found:
         return False
     save_torch_file(moved, target)

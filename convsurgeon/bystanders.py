@@ -1,0 +1,115 @@
+"""Tells what a checkpoint holds of other models beside ours, as of a discriminator and of its optimizer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from convsurgeon.errors import CheckpointError
+from convsurgeon.placement import Shape, bare_name, fits, parameters_of, places_of, shape_of_parameter
+from convsurgeon.weight_map import Direction, WeightMap
+
+
+@dataclass(frozen=True, slots=True)
+class Bystanders:
+    """What else there is: of how many tensors that aren't ours each shape is, and of which each optimizer holds state.
+
+    `copies`: in how many places all of ours is that moves.
+    """
+
+    weight_map: WeightMap
+    direction: Direction
+    copies: int
+    others: Counter[Shape]
+    optimizers: tuple[Counter[Shape], ...]
+
+    def hold_state(self, shapes: Mapping[str, Shape]) -> bool:
+        """Whether these tensors are another model's, which has some of our names: half of those that move at most.
+
+        Not so where nothing else is there, in our shapes, or where ours is nowhere else.
+        """
+        held = {bare_name(key): shape for key, shape in shapes.items()}
+        places = places_of(self.weight_map, held) if self.copies else {}
+        count = sum(entry.moves for entry in self.weight_map.entries)
+        ours = {entry.name: entry.shapes(self.direction)[0] for entry in self.weight_map.entries}
+        return bool(places) and all(
+            2 * len(missing) >= count
+            and any(ours.get(key.removeprefix(prefix)) != held[key] for key in held if key.startswith(prefix))
+            for prefix, missing in places.items()
+        )
+
+    def hold_training(self, held: Counter[Shape], what: str) -> bool:
+        """Whether `what`, which is of unnamed parameters of these shapes, is of another model's.
+
+        It is, if it can be and if there is an optimizer's state that is ours and can't be.
+
+        Raises:
+            CheckpointError: it may be of either.
+        """
+        parameters = parameters_of(self.weight_map)
+        ours = Counter(entry.shapes(self.direction)[0] for entry in parameters)
+        moving = {entry.shapes(self.direction)[0] for entry in parameters if entry.moves}
+        if moving.isdisjoint(held):
+            return not held <= ours and all(shape in ours or shape in self.others for shape in held)
+        if not held <= self.others:
+            return False
+        if any(one <= ours and not one <= self.others for one in self.optimizers):
+            return True
+        if held == ours and self.optimizers.count(held) <= max(self.copies, 1):
+            return False
+        shape = next(shape for shape in held if shape in moving)
+        raise CheckpointError(
+            f"{what} may be of {self.weight_map.model} or of another model that is in this checkpoint, for both have "
+            f"tensors of shape {list(shape)} and the like, and its parameters have no names; save each model and what "
+            "belongs to it in a file of its own, or write the names into an optimizer's state, as 'param_names' of "
+            "each of its param_groups"
+        )
+
+
+def bystanders(weight_map: WeightMap, direction: Direction, state: Any) -> Bystanders:
+    """What a checkpoint holds beside the model's own."""
+    others: Counter[Shape] = Counter()
+    optimizers: list[Counter[Shape]] = []
+    copies, names = 0, {entry.name for entry in weight_map.entries}
+    for one in _mappings(state):
+        if is_optimizer(one):
+            optimizers.append(trained_shapes(weight_map, direction, one["state"]))
+            continue
+        held = {bare_name(k): tuple(v.shape) for k, v in one.items() if isinstance(k, str) and torch.is_tensor(v)}
+        whole = [prefix for prefix, missing in places_of(weight_map, held).items() if not missing]
+        copies += sum(fits(prefix, weight_map, held, direction) for prefix in whole)
+        ours = {prefix + name for prefix in whole for name in names}
+        others.update(shape for key, shape in held.items() if key not in ours)
+    return Bystanders(weight_map, direction, copies, others, tuple(optimizers))
+
+
+def is_optimizer(state: Mapping[Any, Any]) -> bool:
+    """Whether this is what an optimizer's state_dict() gives."""
+    return "param_groups" in state and isinstance(state.get("state"), Mapping)
+
+
+def trained_shapes(weight_map: WeightMap, direction: Direction, states: Mapping[Any, Any]) -> Counter[Shape]:
+    """The shapes of the parameters that an optimizer's state is of, as far as it tells them."""
+    shapes = (shape_of_parameter(weight_map, shapes_in(slots), direction) for slots in states.values())
+    return Counter(shape for shape in shapes if shape is not None)
+
+
+def shapes_in(slots: Any) -> dict[str, Shape]:
+    """The shapes of the tensors of one parameter's state."""
+    held = slots.items() if isinstance(slots, Mapping) else ()
+    return {slot: tuple(value.shape) for slot, value in held if isinstance(value, torch.Tensor)}
+
+
+def _mappings(state: Any) -> Iterator[Mapping[Any, Any]]:
+    """Every mapping in a checkpoint, but for what is in an optimizer's state."""
+    if isinstance(state, Mapping):
+        yield state
+        inner = () if is_optimizer(state) else state.values()
+    else:
+        inner = state if type(state) in (list, tuple) else ()
+    for one in inner:
+        yield from _mappings(one)
