@@ -59,7 +59,9 @@ def entries_named(weight_map: WeightMap, names: Collection[str]) -> dict[str, En
     return found
 
 
-def entry_of_shape(weight_map: WeightMap, shape: Shape, direction: Direction) -> Entry:
+def entry_of_shape(
+    weight_map: WeightMap, shape: Shape, direction: Direction, what: str = "the optimizer doesn't name its parameters"
+) -> Entry:
     """An entry like the parameter of this shape that has no name: all that have it move alike, or it can't be told.
 
     Raises:
@@ -69,16 +71,21 @@ def entry_of_shape(weight_map: WeightMap, shape: Shape, direction: Direction) ->
     if len({entry.moves for entry in alike}) > 1:
         moves, stays = (next(e.name for e in alike if e.moves is moving) for moving in (True, False))
         raise CheckpointError(
-            f"the optimizer doesn't name its parameters, and which is which can't be told: one of shape {list(shape)} "
-            f"may be {moves!r}, which moves, or {stays!r}, which doesn't; save it with names: build it over "
-            "model.named_parameters(), or take its state by torch.distributed.checkpoint.state_dict.get_state_dict; or "
-            "write them into the state that there is, as 'param_names' of each of its param_groups"
+            f"{what}, and which is which can't be told: one of shape {list(shape)} may be {moves!r}, which moves, or "
+            f"{stays!r}, which doesn't; {_GIVE_NAMES}"
         )
     if not alike:
         raise CheckpointError(
             f"the optimizer holds state of shape {list(shape)}, which no parameter of {weight_map.model} has"
         )
     return alike[0]
+
+
+_GIVE_NAMES = (
+    "save an optimizer with names: build it over model.named_parameters(), or take its state by "
+    "torch.distributed.checkpoint.state_dict.get_state_dict; or write them into the state that there is, as "
+    "'param_names' of each of its param_groups; save averages as a dict, by name"
+)
 
 
 def parameters_of(weight_map: WeightMap) -> list[Entry]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -91,6 +91,10 @@ def moved_state(weight_map: WeightMap, state: T, direction: Direction) -> T:
     return result  # type: ignore[no-any-return]
 
 
+_AVERAGES = frozenset({"shadow_params", "collected_params"})
+"""What torch_ema and diffusers call lists of averages: of the parameters that they were given, often the trained."""
+
+
 class Mover:
     """One pass over a checkpoint, in one direction.
 
@@ -130,12 +134,10 @@ class Mover:
 
     def _any(self, state: Any, path: str = "") -> Any:
         if isinstance(state, (list, tuple)) and type(state) in (list, tuple):
-            averages = self._are_parameters(state)
-            self.found |= averages
+            moves = self._averages(state, path.removesuffix("."))
+            self.found |= any(moves)
             return type(state)(
-                self._moved(value, f"{path}{at}")
-                if averages and self._parameters[at].moves
-                else self._any(value, f"{path}{at}.")
+                self._moved(value, f"{path}{at}") if moves[at] else self._any(value, f"{path}{at}.")
                 for at, value in enumerate(state)
             )
         if not isinstance(state, Mapping):
@@ -156,12 +158,27 @@ class Mover:
         items = ((k, self._moved(v, path + k) if k in ours else self._any(v, f"{path}{k}.")) for k, v in state.items())
         return _like(state, items)
 
-    def _are_parameters(self, values: list[Any] | tuple[Any, ...]) -> bool:
-        """Whether these are averages of the model's parameters, without names, in their order."""
-        return 0 < len(values) == len(self._parameters) and all(
-            isinstance(value, torch.Tensor) and tuple(value.shape) == entry.shapes(self._direction)[0]
-            for value, entry in zip(values, self._parameters, strict=True)
-        )
+    def _averages(self, values: Sequence[Any], path: str) -> list[bool]:
+        """Of which of these values move: of the model's parameters in their order, or of averages of some of them.
+
+        Raises:
+            CheckpointError: they are averages, and of which parameters can't be told.
+        """
+        shapes = [tuple(value.shape) for value in values if isinstance(value, torch.Tensor)]
+        if len(shapes) != len(values) or not shapes:
+            return [False] * len(values)
+        if shapes == [entry.shapes(self._direction)[0] for entry in self._parameters]:
+            return [entry.moves for entry in self._parameters]
+        what, held = f"{path!r}, averages of {len(values)} parameters,", Counter(shapes)
+        if path.rpartition(".")[2] not in _AVERAGES or self._beside.hold_training(held, what):
+            return [False] * len(values)
+        ours = Counter(entry.shapes(self._direction)[0] for entry in parameters_of(self._map))
+        if not held <= ours:
+            strange = some_of([str(list(shape)) for shape in held - ours], ", ", "shapes")
+            raise CheckpointError(
+                f"{what} holds tensors that no parameters of {self._map.model} are left for: {strange}"
+            )
+        return [self._told_by_shape(shape, f"{what} doesn't name them").moves for shape in shapes]
 
     def _moved(self, value: torch.Tensor, key: str) -> torch.Tensor:
         self.tensors += 1
@@ -210,10 +227,11 @@ class Mover:
     def _of_shape(self, slots: Any) -> Entry | None:
         """An entry like the unnamed parameter of these slots."""
         shape = shape_of_parameter(self._map, shapes_in(slots), self._direction)
-        if shape is None:
-            return None
+        return None if shape is None else self._told_by_shape(shape)
+
+    def _told_by_shape(self, shape: Shape, *what: str) -> Entry:
         if shape not in self._alike:
-            self._alike[shape] = entry_of_shape(self._map, shape, self._direction)
+            self._alike[shape] = entry_of_shape(self._map, shape, self._direction, *what)
         return self._alike[shape]
 
     def _names_in_order(self, groups: list[dict[str, Any]], states: Mapping[Any, Any]) -> dict[Any, str]:

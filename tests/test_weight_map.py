@@ -221,6 +221,29 @@ def test_a_copy_that_lacks_what_moves_is_refused_beside_a_whole_one(conversion: 
             conversion.weight_map.to_2d({"model": state, "ema": part})
 
 
+@pytest.mark.parametrize("frozen", ["encoder", "decoder", "last"])
+def test_averages_of_the_trained_parameters(frozen: str) -> None:
+    model = Pair()
+    model.add_module("last", nn.Linear(3, 2))
+    weight_map = convsurgeon.convert(model, torch.randn(2, 8, 16)).weight_map
+    model.get_submodule(frozen).requires_grad_(False)
+    shadow = [value.detach() for value in model.parameters() if value.requires_grad]
+    state = {"model": model.state_dict(), "ema": {"decay": 0.9, "shadow_params": shadow, "collected_params": []}}
+    moved = weight_map.to_2d(state)
+    kernels = [value.dim() == 3 for value in shadow]
+    assert [value.dim() == 4 for value in moved["ema"]["shadow_params"]] == kernels
+    assert_same(weight_map.to_1d(moved), state)
+
+
+def test_averages_that_can_not_be_told_apart_are_refused() -> None:
+    model = Pair()
+    weight_map = convsurgeon.convert(model, torch.randn(2, 8, 16), exclude=["encoder"]).weight_map
+    with pytest.raises(CheckpointError, match=r"'ema.shadow_params', averages of 2.*may be 'decoder.weight', which"):
+        weight_map.to_2d({"ema": {"shadow_params": list(model.encoder.parameters())}})
+    with pytest.raises(CheckpointError, match=r"no parameters of Pair are left for: \[7\]"):
+        weight_map.to_2d({"ema": {"shadow_params": [torch.ones(7), torch.ones(8)]}})
+
+
 class Teacher(nn.Module):
     """Frozen, and left out of checkpoints."""
 
