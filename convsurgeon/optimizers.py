@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from convsurgeon.errors import CheckpointError
+from convsurgeon.placement import bare_name
 from convsurgeon.state import moved_state
 from convsurgeon.weight_map import WeightMap
 
@@ -97,10 +98,13 @@ def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
 
 def _by_order(groups: Sequence[Group], names: Sequence[str], parameters: dict[str, nn.Parameter]) -> list[list[str]]:
     """The model's order, if what stands there has the same values: the module is a copy of the original."""
-    if len(groups) != 1 or not set(names) <= parameters.keys():
+    own = {bare_name(name): name for name in parameters}
+    if len(groups) != 1 or not set(names) <= own.keys():
         return []
     pairs = zip(groups[0]["params"], names, strict=False)
-    return [list(names)] if all(_same_values(one, parameters[name]) for one, name in pairs) else []
+    return (
+        [[own[name] for name in names]] if all(_same_values(one, parameters[own[name]]) for one, name in pairs) else []
+    )
 
 
 def _same_values(one: torch.Tensor, other: torch.Tensor) -> bool:

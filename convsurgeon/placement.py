@@ -89,9 +89,10 @@ _GIVE_NAMES = (
 
 
 def parameters_of(weight_map: WeightMap) -> list[Entry]:
-    """The entries of parameters in their order, but for those that a state_dict leaves out; all if unknown."""
+    """The entries of parameters in their order; all that there are, where it isn't known of each which is its own."""
     entries = {entry.name: entry for entry in weight_map.entries}
-    return [entries[name] for name in weight_map.parameters or entries if name in entries]
+    known = weight_map.parameters and all(name in entries for name in weight_map.parameters)
+    return [entries[name] for name in weight_map.parameters] if known else list(weight_map.entries)
 
 
 def shape_of_parameter(weight_map: WeightMap, slots: Mapping[str, Shape], direction: Direction) -> Shape | None:

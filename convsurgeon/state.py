@@ -16,6 +16,7 @@ from convsurgeon.errors import CheckpointError
 from convsurgeon.placement import (
     SHAPED_SLOTS,
     Shape,
+    bare_name,
     entries_named,
     entry_of_shape,
     factored,
@@ -34,7 +35,10 @@ def map_of_module(original: nn.Module, moved: tuple[str, ...], unit_axis: Litera
     """The map of a model whose tensors under the qualified names `moved` gain the unit axis."""
     state = nn.Module.state_dict(original, keep_vars=True)
     tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
-    ids = {id(tensors[name]) for name in moved if name in tensors}
+    held: dict[str, torch.Tensor] = dict(nn.Module.named_parameters(original, remove_duplicate=False))
+    held |= nn.Module.named_buffers(original, remove_duplicate=False)
+    # hooks of the model's own, and of wrappers, may give an entry another name than the tensor has
+    ids = {id(names[name]) for name in moved for names in (tensors, held) if name in names}
     first: dict[int, str] = {}
     axis, entries = UnitAxis(unit_axis), []
     for name, value in tensors.items():
@@ -42,8 +46,15 @@ def map_of_module(original: nn.Module, moved: tuple[str, ...], unit_axis: Litera
         shape = tuple(value.shape)
         lifted = axis.lifted_shape(shape) if id(value) in ids else shape
         entries.append(Entry(name, shape, lifted, _dtype(value), "" if tied_to == name else tied_to))
-    parameters = tuple(name for name, _ in original.named_parameters())
-    return WeightMap(type(original).__name__, unit_axis, tuple(entries), parameters, versions_of())
+    seen = {id(value) for value in held.values()}
+    made = {name for name, value in tensors.items() if name not in held and id(value) not in seen}
+    lost = [name for name in moved if name in held and name not in tensors and id(held[name]) not in first]
+    parameters = (
+        bare_name(name) if tensors.get(bare_name(name)) is value else name
+        for name, value in original.named_parameters()
+    )
+    found = WeightMap(type(original).__name__, unit_axis, tuple(entries), tuple(parameters), versions_of())
+    return found.with_baked(made) if lost else found
 
 
 def map_between(
@@ -121,7 +132,9 @@ class Mover:
         self._axis = UnitAxis(weight_map.unit_axis)
         self._beside = Bystanders(weight_map, direction, 0, Counter(), ())
         self._alike: dict[Shape, Entry] = {}
-        self._parameters = parameters_of(weight_map) if weight_map.parameters else []
+        names = {entry.name for entry in weight_map.entries}
+        self._without_entry = {name for name in weight_map.parameters if name not in names}
+        self._in_order = parameters_of(weight_map) if weight_map.parameters and not self._without_entry else []
 
     def move(self, state: Any) -> Any:
         """What `state` becomes: optimizer and model state are known by their form, anything else passes through.
@@ -167,8 +180,8 @@ class Mover:
         shapes = [tuple(value.shape) for value in values if isinstance(value, torch.Tensor)]
         if len(shapes) != len(values) or not shapes:
             return [False] * len(values)
-        if shapes == [entry.shapes(self._direction)[0] for entry in self._parameters]:
-            return [entry.moves for entry in self._parameters]
+        if shapes == [entry.shapes(self._direction)[0] for entry in self._in_order]:
+            return [entry.moves for entry in self._in_order]
         what, held = f"{path!r}, averages of {len(values)} parameters,", Counter(shapes)
         if path.rpartition(".")[2] not in _AVERAGES or self._beside.hold_training(held, what):
             return [False] * len(values)
@@ -192,10 +205,9 @@ class Mover:
         another = not names and self._beside.hold_training(held, what)
         names = names or ({} if another else self._names_in_order(groups, states))
         entries = entries_named(self._map, set(names.values()))
-        without_entry = set(self._map.parameters).difference(entry.name for entry in self._map.entries)
         moved = {}
         for at, slots in states.items():
-            if names.get(at) in without_entry:
+            if names.get(at) in self._without_entry:
                 _require_flat(names[at], slots)
             entry = entries.get(names[at]) if at in names else None if another else self._of_shape(slots)
             moved[at] = self._slots(entry, slots, f"{path}{at}.")
@@ -246,7 +258,7 @@ class Mover:
         if len(groups) != 1 or len(indices) != len(self._map.parameters):
             return {}
         names = dict(zip(indices, self._map.parameters, strict=True))
-        shapes = {entry.name: entry.shapes(self._direction)[0] for entry in self._parameters}
+        shapes = {entry.name: entry.shapes(self._direction)[0] for entry in parameters_of(self._map)}
         for at, slots in states.items():
             shape = shapes.get(names.get(at, ""))
             if shape is not None and shape in shapes_in(slots).values():
@@ -270,8 +282,8 @@ def _require_flat(name: str, slots: Any) -> None:
     deep = [f"{slot} {list(shape)}" for slot, shape in shapes_in(slots).items() if len(shape) > 1]
     if deep:
         raise CheckpointError(
-            f"the optimizer holds state of {name!r} ({', '.join(deep)}), which the model's state_dict leaves out, so "
-            "that it isn't known whether it moves; build the optimizer over the other parameters"
+            f"the optimizer holds state of {name!r} ({', '.join(deep)}), which the model's state_dict leaves out or "
+            "gives another name, so that it isn't known whether it moves; leave the optimizer out, and begin it anew"
         )
 
 

@@ -34,7 +34,7 @@ class Entry:
     """One state_dict entry: its shape in the original and in the converted model (the same where it doesn't move).
 
     `tied_to` is the first entry that is the same tensor, "" if it is that one: some checkpoints hold only one of them.
-    `baked`: an exact rewrite changed it further, so that it can't be moved.
+    `baked`: an exact rewrite changed it further, or code of the model's own makes it, so that it can't be moved.
     """
 
     name: str
@@ -140,20 +140,25 @@ class WeightMap:
 
     def with_baked(self, names: Collection[str]) -> WeightMap:
         """The same map, in which entries of these names are baked."""
-        return replace(self, entries=tuple(replace(e, baked=e.baked or e.name in names) for e in self.entries))
+        from convsurgeon.placement import bare_name
+
+        bare = {*names, *map(bare_name, names)}
+        return replace(self, entries=tuple(replace(e, baked=e.baked or e.name in bare) for e in self.entries))
 
     def require_unbaked(self) -> None:
-        """Raise if states can't be moved, because exact rewrites have baked weights.
+        """Raise if states can't be moved, because exact rewrites have baked weights, or a hook makes entries of them.
 
         Raises:
             CheckpointError: says which, and what to do instead.
         """
+        from convsurgeon.placement import some_of
+
         baked = [entry.name for entry in self.entries if entry.baked]
         if baked:
             raise CheckpointError(
-                f"exact rewrites have baked {len(baked)} of {len(self.entries)} entries ({', '.join(baked[:3])}"
-                f"{', ...' if len(baked) > 3 else ''}), which no state fits by moving axes alone; load the state into "
-                "the original and convert that again"
+                f"exact rewrites, or code of the model's own that makes its state_dict, have baked {len(baked)} of "
+                f"{len(self.entries)} entries ({some_of(baked, ', ', 'entries', 3)}), which no state fits by moving "
+                "axes alone; load the state into the original and convert that again"
             )
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from support import assert_same
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 from torch.optim.swa_utils import AveragedModel
 
@@ -504,3 +505,68 @@ def test_a_map_that_was_changed_by_hand(conversion: convsurgeon.Conversion, tmp_
     path.write_text(path.read_text().replace('"head.bias"', '"tail.bias"'))
     with pytest.raises(CheckpointError, match="names or shapes have been changed since it was written"):
         WeightMap.load(path)
+
+
+class Renamed(nn.Module):
+    """Keeps the name that its kernel had in older checkpoints; `anew`: and makes the entry anew."""
+
+    def __init__(self, *, anew: bool = False) -> None:
+        super().__init__()
+        self.conv, self.anew = nn.Conv1d(4, 4, 3), anew
+        self._register_state_dict_hook(self._out)
+        self._register_load_state_dict_pre_hook(self._in)
+
+    @staticmethod
+    def _out(module: Any, state: dict[str, Any], prefix: str, _: Any) -> None:
+        kernel = state.pop(f"{prefix}conv.weight")
+        state[f"{prefix}kernel"] = kernel.clone() if module.anew else kernel
+
+    @staticmethod
+    def _in(state: dict[str, Any], prefix: str, *_: Any) -> None:
+        state[f"{prefix}conv.weight"] = state.pop(f"{prefix}kernel")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x)
+
+
+@pytest.mark.parametrize("name", ["0.weight", "0.kernel"])
+def test_entries_that_are_named_unlike_the_tensors(name: str) -> None:
+    first = checkpoint_wrapper(nn.Conv1d(4, 4, 3)) if name == "0.weight" else Renamed()
+    model, x = nn.Sequential(first, nn.ReLU(), nn.Conv1d(4, 2, 1)), torch.randn(2, 4, 16)
+    conversion = convsurgeon.convert(model, x, copy_weights=True)
+    assert {entry.name for entry in conversion.weight_map.entries if entry.moves} == {name, "2.weight"}
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    moved = conversion.weight_map.to_2d(state)
+    assert moved[name].shape == conversion.module.state_dict()[name].shape == (4, 4, 1, 3)
+    assert_same(dict(conversion.weight_map.to_1d(conversion.module.state_dict())), state)
+    model.load_state_dict(conversion.weight_map.to_1d(moved))
+    conversion.module.load_state_dict(moved)
+
+
+def test_optimizers_where_entries_are_named_unlike_the_tensors() -> None:
+    x = torch.randn(2, 4, 16)
+    for named in (False, True):
+        model = nn.Sequential(checkpoint_wrapper(nn.Conv1d(4, 4, 3)), nn.ReLU(), nn.Conv1d(4, 2, 1))
+        conversion = convsurgeon.convert(model, x, copy_weights=True)
+        trained = torch.optim.Adam(list(model.named_parameters() if named else model.parameters()))
+        model(x).sum().backward()
+        trained.step()
+        moved = conversion.weight_map.to_2d(trained.state_dict())
+        assert [moved["state"][at]["exp_avg"].dim() for at in range(4)] == [4, 1, 4, 1]
+        conversion.module.load_state_dict(model.state_dict())
+        theirs = conversion.weight_map.move_optimizer(trained, conversion.module)
+        assert [theirs.state[one]["exp_avg"].shape == one.shape for one in conversion.module.parameters()] == [True] * 4
+        model = nn.Sequential(Renamed(), nn.ReLU(), nn.Conv1d(4, 2, 1))
+        weight_map = convsurgeon.convert(model, x).weight_map
+        state = adam_of(model)
+        if named:
+            state["param_groups"][0]["param_names"] = [name for name, _ in model.named_parameters()]
+        with pytest.raises(CheckpointError, match=r"state of '0.conv.weight' .* leaves out or gives another name"):
+            weight_map.to_2d(state)
+
+
+def test_an_entry_that_a_hook_makes_anew_is_not_moved_without_a_word() -> None:
+    model, x = nn.Sequential(Renamed(anew=True), nn.Conv1d(4, 2, 1)), torch.randn(2, 4, 16)
+    weight_map = convsurgeon.convert(model, x).weight_map
+    with pytest.raises(CheckpointError, match=r"makes its state_dict, have baked 1 of 4 entries \(0.kernel\)"):
+        weight_map.to_2d(model.state_dict())
