@@ -15,7 +15,8 @@ from convsurgeon.checkpoints.torch_files import load_torch_file
 from convsurgeon.errors import CheckpointError
 from convsurgeon.placement import bare_name, prefixes_of, some_of
 
-State = dict[str, torch.Tensor]
+State = dict[str, Any]
+"""Tensors by their names, and the extra state of modules, which may be anything."""
 
 
 def load_weights(model: nn.Module, source: Location, *, trust: bool) -> None:
@@ -32,7 +33,9 @@ def load_weights(model: nn.Module, source: Location, *, trust: bool) -> None:
     shapes = [
         f"{name!r} has shape {list(found[name].shape)}; expected {list(value.shape)}"
         for name, value in expected.items()
-        if name in found and isinstance(value, torch.Tensor) and value.shape != found[name].shape
+        if isinstance(value, torch.Tensor)
+        and isinstance(found.get(name), torch.Tensor)
+        and value.shape != found[name].shape
     ]
     try:
         missing = [] if shapes else model.load_state_dict(found, strict=False).missing_keys
@@ -79,12 +82,16 @@ def _file(source: Location, *, trust: bool) -> Any:
 
 
 def _states(content: Any) -> Iterator[State]:
-    """Every dict of tensors in a checkpoint, outermost first."""
+    """Every dict of tensors in a checkpoint, outermost first, with the extra state that stands among them."""
     if not isinstance(content, Mapping):
         return
-    tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
-    if tensors:
-        yield tensors
+    entries = {
+        key: value
+        for key, value in content.items()
+        if isinstance(key, str) and (isinstance(value, torch.Tensor) or key.endswith(_EXTRA))
+    }
+    if entries:
+        yield entries
     for value in content.values():
         yield from _states(value)
 
@@ -102,6 +109,9 @@ def _best(states: list[State], expected: Mapping[str, Any]) -> State:
             candidates.append({own.get(name, name): bare[key] for key, name in names.items()})
     return max(candidates, key=lambda state: sum(name in expected for name in state), default={})
 
+
+_EXTRA = "_extra_state"
+"""What state_dict() calls what a module's get_extra_state() gives."""
 
 _PROBES = 8
 """How many of the model's names are looked for under any prefix."""

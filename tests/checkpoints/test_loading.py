@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -73,3 +74,35 @@ def test_two_files_with_one_name_in_a_folder(tmp_path: Path) -> None:
         save_file(state, tmp_path / name)
     with pytest.raises(CheckpointError, match=r"in model.safetensors and in another file: ema.safetensors, model"):
         load_weights(Net(), Location.of(tmp_path), trust=False)
+
+
+class Counting(nn.Module):
+    """Keeps more than tensors."""
+
+    def __init__(self, steps: Any) -> None:
+        super().__init__()
+        self.conv, self.steps = nn.Conv1d(4, 4, 3), steps
+
+    def get_extra_state(self) -> Any:
+        return self.steps
+
+    def set_extra_state(self, state: Any) -> None:
+        self.steps = state
+
+
+@pytest.mark.parametrize("steps", [{"steps": 7}, torch.tensor(7), 7])
+def test_extra_state_is_loaded(tmp_path: Path, steps: Any) -> None:
+    model = nn.Sequential(Counting(None), nn.ReLU())
+    state = nn.Sequential(Counting(steps)).state_dict()
+    torch.save({"state_dict": {f"model.{name}": value for name, value in state.items()}}, tmp_path / "one.ckpt")
+    load_weights(model, Location.of(tmp_path / "one.ckpt"), trust=False)
+    assert model[0].steps == steps
+    assert torch.equal(model[0].conv.weight, state["0.conv.weight"])
+
+
+def test_extra_state_that_is_missing_is_told(tmp_path: Path) -> None:
+    state = nn.Sequential(Counting(7)).state_dict()
+    del state["0._extra_state"]
+    torch.save(state, tmp_path / "one.ckpt")
+    with pytest.raises(CheckpointError, match=r"missing: 0._extra_state"):
+        load_weights(nn.Sequential(Counting(None)), Location.of(tmp_path / "one.ckpt"), trust=False)
