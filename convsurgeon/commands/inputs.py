@@ -43,17 +43,16 @@ class Input:
         if not isinstance(dtype, torch.dtype):
             raise ValueError(f"--input is {text!r}, and torch has no dtype {found['dtype']!r}; {_ACCEPTED}")
         try:
-            fill = None if found["fill"] is None else complex(found["fill"])
-        except ValueError as error:
-            raise ValueError(f"--input is {text!r}, and {found['fill']!r} is no number; {_ACCEPTED}") from error
+            fill = None if found["fill"] is None else _number(found["fill"], dtype)
+        except (ValueError, OverflowError) as error:
+            raise ValueError(f"--input is {text!r}, and {found['fill']!r} is no {_kind(dtype)}; {_ACCEPTED}") from error
         shape = () if found["shape"] == "scalar" else tuple(map(int, found["shape"].split("x")))
         return cls(found["name"], shape, dtype, fill)
 
     def tensor(self, generator: torch.Generator) -> torch.Tensor:
         """The tensor: filled, or normal numbers, whole numbers from 0 to 9, or True."""
         if self.fill is not None:
-            fill = self.fill if self.dtype.is_complex else self.fill.real
-            return torch.full(self.shape, fill).to(self.dtype)
+            return torch.full(self.shape, self.fill, dtype=self.dtype)
         if self.dtype is torch.bool:
             return torch.ones(self.shape, dtype=torch.bool)
         if self.dtype.is_floating_point or self.dtype.is_complex:
@@ -62,6 +61,38 @@ class Input:
         else:
             drawn = torch.randint(0, _TOKENS, self.shape, generator=generator, device="cpu")
         return drawn.to(torch.get_default_device(), self.dtype)
+
+
+def _number(text: str, dtype: torch.dtype) -> complex:
+    """The number that is written, of a kind that the dtype holds: a whole one exactly, of whatever size.
+
+    Raises:
+        ValueError: it is no such number.
+        OverflowError: it is infinite, and should be whole.
+    """
+    if dtype.is_complex:
+        return complex(text)
+    if dtype.is_floating_point:
+        return float(text)
+    if dtype is torch.bool:
+        return bool(float(text))
+    try:
+        whole = int(text)
+    except ValueError:  # such as 1e6
+        whole = int(float(text))
+        if whole != float(text):
+            raise
+    limits = torch.iinfo(dtype)
+    if not limits.min <= whole <= limits.max:
+        raise ValueError(f"{whole} is outside of {dtype}")
+    return whole
+
+
+def _kind(dtype: torch.dtype) -> str:
+    name = str(dtype).removeprefix("torch.")
+    if dtype.is_complex or dtype is torch.bool:
+        return "number"
+    return f"{'real' if dtype.is_floating_point else 'whole'} number that {name} holds"
 
 
 def sample_of(written: Sequence[str]) -> Sample | None:

@@ -32,12 +32,40 @@ def test_what_is_read(text: str, expected: Input) -> None:
         ("1x-3", "accepted"),
         ("1x80:float31", "torch has no dtype 'float31'"),
         ("1x80:nn", "torch has no dtype 'nn'"),
-        ("1x80=many", "'many' is no number"),
+        ("1x80=many", "'many' is no real number that float32 holds"),
+        ("1x80=1+2j", "'1\\+2j' is no real number that float32 holds"),
+        ("1:int64=1.5", "'1.5' is no whole number that int64 holds"),
+        ("1:int8=300", "'300' is no whole number that int8 holds"),
+        ("1:uint8=-1", "'-1' is no whole number that uint8 holds"),
+        ("1:int64=inf", "'inf' is no whole number that int64 holds"),
+        ("1:int64=nan", "'nan' is no whole number that int64 holds"),
+        ("1:bool=yes", "'yes' is no number"),
     ],
 )
 def test_what_is_refused(text: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Input.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1:int64=16777217", 16777217),
+        ("1:int64=9223372036854775807", 2**63 - 1),
+        ("1:int64=-9223372036854775808", -(2**63)),
+        ("1:int32=1e6", 1000000),
+        ("1:float64=0.1", 0.1),
+        ("1:float64=-inf", -float("inf")),
+        ("1:complex128=0.1+0.2j", 0.1 + 0.2j),
+        ("1:bool=1", True),
+        ("1:bool=0", False),
+    ],
+)
+def test_a_value_is_filled_in_as_it_is_written(text: str, expected: complex) -> None:
+    """Not through float32."""
+    tensor = Input.parse(text).tensor(torch.Generator())
+    assert tensor.tolist() == [expected]
+    assert type(tensor.item()) is type(expected)
 
 
 def test_the_sample_is_the_same_each_time() -> None:
