@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,17 +72,30 @@ class Bystanders:
 
 def bystanders(weight_map: WeightMap, direction: Direction, state: Any) -> Bystanders:
     """What a checkpoint holds beside the model's own."""
-    others: Counter[Shape] = Counter()
+    states: list[dict[str, Shape]] = []
     optimizers: list[Counter[Shape]] = []
-    copies, names = 0, {entry.name for entry in weight_map.entries}
     for one in _mappings(state):
         if is_optimizer(one):
-            optimizers.append(trained_shapes(weight_map, direction, one["state"]))
-            continue
-        held = {bare_name(k): tuple(v.shape) for k, v in one.items() if isinstance(k, str) and torch.is_tensor(v)}
+            optimizers.append(trained_shapes(weight_map, direction, map(shapes_in, one["state"].values())))
+        else:
+            states.append({k: tuple(v.shape) for k, v in one.items() if isinstance(k, str) and torch.is_tensor(v)})
+    return bystanders_among(weight_map, direction, states, optimizers)
+
+
+def bystanders_among(
+    weight_map: WeightMap,
+    direction: Direction,
+    states: Iterable[Mapping[str, Shape]],
+    optimizers: Iterable[Counter[Shape]],
+) -> Bystanders:
+    """The same, of the shapes in each state that isn't an optimizer's, and in each that is."""
+    others: Counter[Shape] = Counter()
+    copies = 0
+    for state in states:
+        held = {bare_name(key): shape for key, shape in state.items()}
         whole = [prefix for prefix, missing in places_of(weight_map, held).items() if not missing]
         copies += sum(fits(prefix, weight_map, held, direction) for prefix in whole)
-        ours = {prefix + name for prefix in whole for name in names}
+        ours = {prefix + entry.name for prefix in whole for entry in weight_map.entries}
         others.update(shape for key, shape in held.items() if key not in ours)
     return Bystanders(weight_map, direction, copies, others, tuple(optimizers))
 
@@ -92,9 +105,11 @@ def is_optimizer(state: Mapping[Any, Any]) -> bool:
     return "param_groups" in state and isinstance(state.get("state"), Mapping)
 
 
-def trained_shapes(weight_map: WeightMap, direction: Direction, states: Mapping[Any, Any]) -> Counter[Shape]:
-    """The shapes of the parameters that an optimizer's state is of, as far as it tells them."""
-    shapes = (shape_of_parameter(weight_map, shapes_in(slots), direction) for slots in states.values())
+def trained_shapes(
+    weight_map: WeightMap, direction: Direction, states: Iterable[Mapping[str, Shape]]
+) -> Counter[Shape]:
+    """The shapes of the parameters that an optimizer's slots are of, as far as these tell them."""
+    shapes = (shape_of_parameter(weight_map, slots, direction) for slots in states)
     return Counter(shape for shape in shapes if shape is not None)
 
 

@@ -201,7 +201,7 @@ class Mover:
     def _optimizer(self, state: Mapping[str, Any], path: str) -> Any:
         groups, states = state["param_groups"], state["state"]
         names, what = _own_names(groups), f"the optimizer's state {path.removesuffix('.')!r}"
-        held = trained_shapes(self._map, self._direction, states)
+        held = trained_shapes(self._map, self._direction, map(shapes_in, states.values()))
         another = not names and self._beside.hold_training(held, what)
         names = names or ({} if another else self._names_in_order(groups, states))
         entries = entries_named(self._map, set(names.values()))

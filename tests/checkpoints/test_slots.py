@@ -166,3 +166,14 @@ def test_slots_of_any_name_by_their_shapes() -> None:
     state = {name: {"prev": shape, "step": ()} for name, shape in (("0", BEFORE), ("1", (2,)))}
     found = slots(weight_map(b=(2,)), {"optim": {"state": state}})
     assert found == {"optim.state.0.prev": AFTER}
+
+
+def test_two_models_with_an_optimizer_each_that_knows_indices() -> None:
+    held = weight_map("a.weight", "b", b=(2,))
+    ours, theirs = {"a.weight": BEFORE, "b": (2,)}, {"c.weight": BEFORE, "d.weight": (9, 3)}
+    trained = {"optim_gen": indexed(1, _0=adam(BEFORE), _1=adam((2,)))["optim"]}
+    other = {"optim_disc": indexed(1, _0=adam(BEFORE), _1=adam((9, 3)))["optim"]}
+    found = slots(held, {"gen": ours, "disc": theirs, **trained, **other})
+    assert set(found) == {"optim_gen.state.0.exp_avg", "optim_gen.state.0.exp_avg_sq"}
+    with pytest.raises(CheckpointError, match=r"state 'optim_disc' may be of Net or of another model"):
+        slots(held, {"gen": ours, "disc": theirs, **other})

@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from convsurgeon.bystanders import Bystanders, bystanders_among, trained_shapes
 from convsurgeon.errors import CheckpointError
 from convsurgeon.placement import SHAPED_SLOTS, Shape, entry_of_shape, factored, shape_of_parameter
 from convsurgeon.weight_map import Direction, WeightMap
@@ -39,6 +41,11 @@ class _Optimizer:
     root: str
     slots: dict[str, dict[str, str]] = field(default_factory=dict)
 
+    @property
+    def by_index(self) -> bool:
+        """Whether it knows indices of its parameters alone."""
+        return all(name.isdecimal() for name in self.slots)
+
 
 def moved_slots(state: FlatState) -> dict[str, Shape]:
     """The new shape of each key of optimizer state that moves: it has the shape of its parameter, which moves.
@@ -46,12 +53,27 @@ def moved_slots(state: FlatState) -> dict[str, Shape]:
     Raises:
         CheckpointError: which parameter is which can't be told, or state has another shape than its parameter.
     """
+    optimizers = _optimizers(state)
+    beside = _bystanders(state, optimizers)
     return {
         key: shape
-        for optimizer in _optimizers(state)
-        for name, ways in _parameters(state, optimizer)
+        for optimizer in optimizers
+        for name, ways in _parameters(state, optimizer, beside)
         for key, shape in _moved(state, name, optimizer.slots[name], ways)
     }
+
+
+def _bystanders(state: FlatState, optimizers: list[_Optimizer]) -> Bystanders:
+    """What there is of other models: of what is no optimizer's state, and of the optimizers that know indices."""
+    slots = {key for optimizer in optimizers for one in optimizer.slots.values() for key in one.values()}
+    rest = {key: shape for key, shape in state.shapes.items() if key not in slots}
+    trained = (_trained(state, optimizer) for optimizer in optimizers if optimizer.by_index)
+    return bystanders_among(state.weight_map, state.direction, [rest], trained)
+
+
+def _trained(state: FlatState, optimizer: _Optimizer) -> Counter[Shape]:
+    slots = ({slot: state.shapes[key] for slot, key in one.items()} for one in optimizer.slots.values())
+    return trained_shapes(state.weight_map, state.direction, slots)
 
 
 def _optimizers(state: FlatState) -> list[_Optimizer]:
@@ -78,19 +100,25 @@ def _place(path: Path) -> tuple[str, str, str] | None:
     return (f"{'.'.join(steps[:-1])}{head}".lstrip("."), name, slot) if name else None
 
 
-def _parameters(state: FlatState, optimizer: _Optimizer) -> Iterator[tuple[str, Collection[Shapes]]]:
+def _parameters(
+    state: FlatState, optimizer: _Optimizer, beside: Bystanders
+) -> Iterator[tuple[str, Collection[Shapes]]]:
     """Each parameter that the optimizer names, with the shapes that it may have: none if nothing tells of them."""
-    by_index = all(name.isdecimal() for name in optimizer.slots)
-    readings = _by_order(state, optimizer) if by_index else _by_name(state, list(optimizer.slots))
+    what = f"the optimizer's state {optimizer.root!r}"
+    another = optimizer.by_index and beside.hold_training(_trained(state, optimizer), what)
+    reading = _by_order if optimizer.by_index else _by_name
+    readings = [] if another else reading(state, optimizer)
     for name, slots in optimizer.slots.items():
-        yield name, {reading[name] for reading in readings} if readings else _by_shape(state, slots)
+        told = {one[name] for one in readings}
+        yield name, told if told or another else _by_shape(state, slots)
 
 
-def _by_name(state: FlatState, names: list[str]) -> list[dict[str, Shapes]]:
+def _by_name(state: FlatState, optimizer: _Optimizer) -> list[dict[str, Shapes]]:
     """Every way in which names are those of tensors of this checkpoint, behind one prefix; else those of the map's.
 
     What get_state_dict saves names parameters as the model does, without what the model's state is nested in.
     """
+    names = list(optimizer.slots)
     prefixes = [key.removesuffix(names[0]) for key in state.shapes if f".{key}".endswith(f".{names[0]}")]
     whole = [prefix for prefix in prefixes if all(prefix + name in state.shapes for name in names)]
     if whole:
