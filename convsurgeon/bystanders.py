@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from convsurgeon.errors import CheckpointError
-from convsurgeon.placement import Shape, bare_name, fits, parameters_of, places_of, shape_of_parameter
+from convsurgeon.placement import SCALARS, Shape, bare_name, fits, parameters_of, places_of, shape_of_parameter
 from convsurgeon.weight_map import Direction, WeightMap
 
 
@@ -30,7 +30,7 @@ class Bystanders:
     def hold_state(self, shapes: Mapping[str, Shape]) -> bool:
         """Whether these tensors are another model's, which has some of our names: half of those that move at most.
 
-        Not so where nothing else is there, in our shapes, or where ours is nowhere else.
+        Not so where nothing else of any size is there, in our shapes, or where ours is nowhere else.
         """
         held = {bare_name(key): shape for key, shape in shapes.items()}
         places = places_of(self.weight_map, held) if self.copies else {}
@@ -38,25 +38,31 @@ class Bystanders:
         ours = {entry.name: entry.shapes(self.direction)[0] for entry in self.weight_map.entries}
         return bool(places) and all(
             2 * len(missing) >= count
-            and any(ours.get(key.removeprefix(prefix)) != held[key] for key in held if key.startswith(prefix))
+            and any(
+                ours.get(key.removeprefix(prefix)) != shape and shape not in SCALARS
+                for key, shape in held.items()
+                if key.startswith(prefix)
+            )
             for prefix, missing in places.items()
         )
 
     def hold_training(self, held: Counter[Shape], what: str) -> bool:
         """Whether `what`, which is of unnamed parameters of these shapes, is of another model's.
 
-        It is, if it can be and if there is an optimizer's state that is ours and can't be.
+        It is, if it can be, and can't be ours, or if there is an optimizer's state that is ours and can't be another's.
 
         Raises:
             CheckpointError: it may be of either.
         """
         parameters = parameters_of(self.weight_map)
         ours = Counter(entry.shapes(self.direction)[0] for entry in parameters)
-        moving = {entry.shapes(self.direction)[0] for entry in parameters if entry.moves}
-        if moving.isdisjoint(held):
+        moving = Counter(entry.shapes(self.direction)[0] for entry in parameters if entry.moves)
+        if moving.keys().isdisjoint(held):
             return not held <= ours and all(shape in ours or shape in self.others for shape in held)
         if not held <= self.others:
             return False
+        if not held <= ours and not moving <= held:  # more than ours, and without all of ours
+            return True
         if any(one <= ours and not one <= self.others for one in self.optimizers):
             return True
         if held == ours and self.optimizers.count(held) <= max(self.copies, 1):

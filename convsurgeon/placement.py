@@ -194,7 +194,7 @@ def _copies(
         for prefix in all_trained
     }
     copies = [
-        prefix for prefix in all_trained if prefix in whole or all(held[key] in _SCALARS for key in beside[prefix])
+        prefix for prefix in all_trained if prefix in whole or all(held[key] in SCALARS for key in beside[prefix])
     ]
     if len(complete) == 1 or copies == complete:
         return complete
@@ -206,7 +206,7 @@ def _copies(
     return copies or doubtful or complete[:1]
 
 
-_SCALARS: tuple[Shape, ...] = ((), (1,))
+SCALARS: tuple[Shape, ...] = ((), (1,))
 """The shapes of a decay or a count of updates, as stand beside averages."""
 
 

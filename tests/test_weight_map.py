@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import convsurgeon
 from convsurgeon import CheckpointError, WeightMap
+from convsurgeon.placement import moved_shapes
 
 
 class Model(nn.Module):
@@ -200,6 +201,14 @@ def test_another_model_and_its_optimizer_beside_are_left_alone(name: str, width:
     assert_same(weight_map.to_1d(moved), {**state, **theirs})
 
 
+def test_an_optimizer_of_another_model_alone_is_left_alone() -> None:
+    """Without ours beside: it has a shape of ours, and more than ours, and not all of ours."""
+    model, other = Pair(), Other("score", 8)
+    weight_map = convsurgeon.convert(model, torch.randn(2, 8, 16)).weight_map
+    state = {"gen": model.state_dict(), "disc": other.state_dict(), "optim_d": adam_of(other)}
+    assert_same(weight_map.to_2d(state)["optim_d"], state["optim_d"])
+
+
 def test_an_optimizer_of_either_of_two_models_is_refused() -> None:
     model, other = Pair(), Other("score", 8)
     weight_map = convsurgeon.convert(model, torch.randn(2, 8, 16)).weight_map
@@ -216,8 +225,9 @@ def test_an_optimizer_of_either_of_two_models_is_refused() -> None:
 def test_a_copy_that_lacks_what_moves_is_refused_beside_a_whole_one(conversion: convsurgeon.Conversion) -> None:
     """It is no other model's: of three names that move it has two, or it has nothing else."""
     state = Model().state_dict()
+    few = {name: value for name, value in state.items() if name.startswith("up.")}
     most = {name: value for name, value in state.items() if not name.startswith("up.")} | {"more": torch.ones(3)}
-    for part in (most, {name: value for name, value in state.items() if name.startswith("up.")}):
+    for part in (most, few, few | {"decay": torch.tensor(0.9)}):
         with pytest.raises(CheckpointError, match="of the 3 entries that move are missing"):
             conversion.weight_map.to_2d({"model": state, "ema": part})
 
@@ -419,6 +429,17 @@ def test_what_may_be_a_copy_or_another_model_is_refused(conversion: convsurgeon.
         conversion.weight_map.to_2d(state)
     state["other.up.weight"] = torch.ones(4, 2, 5)
     assert conversion.weight_map.to_2d(state)["other.conv.weight"].dim() == 3
+
+
+def test_two_copies_that_lack_the_same_of_what_moves(conversion: convsurgeon.Conversion) -> None:
+    shapes = {
+        f"{prefix}.{name}": tuple(value.shape)
+        for prefix in ("one", "two")
+        for name, value in Model().state_dict().items()
+    }
+    some = {key: shape for key, shape in shapes.items() if not key.endswith("up.weight")}
+    moved = moved_shapes(conversion.weight_map, some, "2d", partial=True)
+    assert moved.keys() == {f"{prefix}.{name}.weight" for prefix in ("one", "two") for name in ("conv", "alias")}
 
 
 def test_two_copies_that_lack_different_entries_are_refused(conversion: convsurgeon.Conversion) -> None:
