@@ -130,11 +130,11 @@ class UnitAxis:
         """An index of slices, integers, None and at most one Ellipsis, with the unit axis' own entry.
 
         The unit axis is taken whole, or with the length, if that is reduced to one element. None if the index adds an
-        axis behind the length, where the unit axis would have to stand elsewhere.
+        axis behind the length, where the unit axis would have to stand elsewhere. An Ellipsis may stand for no axis.
         """
         taking = [at for at, one in enumerate(index) if one is not None and one is not Ellipsis]
         rest = index.index(Ellipsis) if Ellipsis in index else -1
-        ends = bool(taking) and (taking[-1] > rest if rest >= 0 else len(taking) == rank)
+        ends = bool(taking) and (len(taking) == rank or taking[-1] > rest >= 0)
         last = taking[-1] if ends else rest if rest >= 0 else len(index) - 1
         if any(one is None for one in index[last + 1 :]):
             return None
