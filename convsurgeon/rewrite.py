@@ -190,22 +190,27 @@ class _GraphWriter:
             return leaf
         if leaf not in step.operands:
             return self._forms[leaf, "1d"]
-        operand = self._forms[leaf, "2d"]
+        return self._restored(self._forms[leaf, "2d"], node, leaf, step.rule.operator)
+
+    def _restored(self, operand: fx.Node, node: fx.Node, leaf: fx.Node, rule: str) -> fx.Node:
+        """The 2-D form of `leaf`, in the layout in which the plan has `node` take it."""
         restore = self._plan.restored.get((node.name, leaf.name))
-        if restore is not None:
-            layout: dict[str, Any] = {"memory_format": torch.contiguous_format} if restore == "clone" else {}
-            given = (operand, 0) if restore == "align" else (operand,)
-            change = self._spelled[restore]
-            op = "call_method" if isinstance(change, str) else "call_function"
-            restored = self._new.create_node(op, change, given, layout)
-            operand = self._made(restored, node, step.rule.operator, "2d")
-        return operand
+        if restore is None:
+            return operand
+        layout: dict[str, Any] = {"memory_format": torch.contiguous_format} if restore == "clone" else {}
+        given = (operand, 0) if restore == "align" else (operand,)
+        change = self._spelled[restore]
+        op = "call_method" if isinstance(change, str) else "call_function"
+        return self._made(self._new.create_node(op, change, given, layout), node, rule, "2d")
 
     def _border(self, node: fx.Node, borders: Iterable[Border]) -> None:
         """Bring `node`'s value into its other form as well, for each border that the plan has there."""
         for border in borders:
             have, need = _CHANGES[border.direction]
-            change, given = self._spelled[border.direction], (self._forms[node, have], self._plan.axis.position)
+            value = self._forms[node, have]
+            if border.direction == "lower":
+                value = self._restored(value, node, node, "border")
+            change, given = self._spelled[border.direction], (value, self._plan.axis.position)
             new = self._new.create_node("call_function", change, given, {}, f"{node.name}_{need}")
             self._forms[node, need] = self._made(new, node, "border", need)
 

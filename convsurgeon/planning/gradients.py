@@ -1,7 +1,8 @@
 """Gradients have strides too: where torch would take one for contiguous that a lifted view has put in another order.
 
 The gradient of a transposed (N, C, 1, L) has the unit axis' stride of (N, L, 1, C), and on the CPU torch's
-``native_batch_norm_backward`` (aten/src/ATen/native/Normalization.cpp) reads such a one as contiguous.
+``native_batch_norm_backward`` (aten/src/ATen/native/Normalization.cpp) reads such a one as contiguous. Of (N, C, L, 1)
+the unit axis' stride is 1 whatever reorders the others: outside of the graph too.
 """
 
 from __future__ import annotations
@@ -12,33 +13,27 @@ from torch import fx
 
 from convsurgeon.axis import UnitAxis
 from convsurgeon.lifting import Candidate
-from convsurgeon.planning.values import Survey
 
 Candidates = Mapping[fx.Node, Candidate]
 
 
-def aligned_operands(lifted: Candidates, graph: fx.Graph) -> Iterator[tuple[tuple[str, str], str]]:
+def aligned_operands(
+    lifted: Candidates, lowered: Iterable[str], graph: fx.Graph, axis: UnitAxis
+) -> Iterator[tuple[tuple[str, str], str]]:
     """((node, operand), "align") for each view that reorders axes behind what trusts its gradient's strides.
 
-    The gradient of a slice is a new tensor, whatever strides that of its result had.
+    With the unit axis last, for each border that makes one of the `lowered` values 1-D there as well, for what stays
+    1-D, or the caller, may reorder its axes. The gradient of a slice is a new tensor, whatever strides that of its
+    result had.
     """
-    for node in _reordering(lifted) & _reached(_trusting(lifted), graph.nodes, lifted):
+    trusting = _trusting(lifted)
+    reached = _reached(trusting, graph, lifted)
+    for node in _reordering(lifted) & reached:
         for operand in lifted[node].operands:
             yield (node.name, operand.name), "align"
-
-
-def refuse_misread_gradients(survey: Survey, graph: fx.Graph, axis: UnitAxis) -> None:
-    """Keep 1-D what trusts its gradient's strides in front of a view that reorders axes, where the unit axis is last.
-
-    Its stride is 1 there, whatever a view makes of it.
-    """
-    known = survey.candidates
     if axis.position == -1:
-        views = _reordering(known) & _reached(_trusting(known), graph.nodes, known)
-        for node in _trusting(known) & _reached(views, reversed(graph.nodes), known, backwards=True):
-            survey.refuse(
-                node, "with the unit axis last, torch computes its gradients wrong from those of reordered axes"
-            )
+        passing = {node.name for node in trusting | {node for node in reached if _passes(lifted[node])}}
+        yield from (((name, name), "align") for name in lowered if name in passing)
 
 
 def _trusting(candidates: Candidates) -> set[fx.Node]:
@@ -49,13 +44,11 @@ def _reordering(candidates: Candidates) -> set[fx.Node]:
     return {node for node, candidate in candidates.items() if candidate.rule.reorders}
 
 
-def _reached(
-    sources: Collection[fx.Node], order: Iterable[fx.Node], candidates: Candidates, *, backwards: bool = False
-) -> set[fx.Node]:
+def _reached(sources: Collection[fx.Node], graph: fx.Graph, candidates: Candidates) -> set[fx.Node]:
     """What shares its gradient's strides with one of the `sources`: no operator between makes its own."""
     reached: set[fx.Node] = set()
-    for node in order if sources else ():
-        near = node.users if backwards else node.all_input_nodes
+    for node in graph.nodes if sources else ():
+        near = node.all_input_nodes
         if node in candidates and any(one in sources or (one in reached and _passes(candidates[one])) for one in near):
             reached.add(node)
     return reached

@@ -106,8 +106,8 @@ class Plan:
     `moved` names the state_dict entries (and other tensors) that gain the unit axis. `steps` holds, by node name, how
     each lifted node is rewritten, `two_d` the values that are held in 2-D, and `restored` the operands (node, operand)
     that are brought to contiguous strides, as the 1-D operator does within, and by which method: "contiguous" or
-    "clone"; "align" does it for gradients alone. `in_place` names the modules whose own Python calls convolutions:
-    these are computed in 2-D as they run.
+    "clone"; "align" does it for gradients alone, and of (value, value) where a border lowers it. `in_place` names the
+    modules whose own Python calls convolutions: these are computed in 2-D as they run.
     """
 
     capture: CaptureNote

@@ -11,7 +11,7 @@ from convsurgeon.capture import Capture
 from convsurgeon.lifting import Candidate, consider
 from convsurgeon.observe import Facts, has_form
 from convsurgeon.planning.ends import Ends
-from convsurgeon.planning.gradients import aligned_operands, refuse_misread_gradients
+from convsurgeon.planning.gradients import aligned_operands
 from convsurgeon.planning.ownership import Ownership
 from convsurgeon.planning.plan import CaptureNote, Kept, LiftedOperator, Plan
 from convsurgeon.planning.selection import Selection
@@ -35,12 +35,13 @@ def make_plan(
     axis = UnitAxis(unit_axis, square)
     ownership = Ownership(capture)
     survey = _survey(capture, facts, axis, selection.inside(capture.path))
-    refuse_misread_gradients(survey, capture.graph, axis)
     _settle(survey, facts, ownership, capture)
     graph = ValueGraph(capture, facts, axis, survey, ownership, open_ends=io == "2d")
     regions = lift == "regions" and facts is not None
     forms = graph.in_regions() if regions else graph.alone()
     ends = Ends(capture, facts, axis, forms, open_ends=io == "2d")
+    borders = tuple(ends.borders())
+    lowered = [border.value for border in borders if border.direction == "lower"]
     steps = {node.name: forms.lifted[node] for node in capture.graph.nodes if node in forms.lifted}
     return Plan(
         capture=CaptureNote(capture.how, capture.mode, capture.reason, admits=capture.admits),
@@ -52,14 +53,14 @@ def make_plan(
         lifted=tuple(
             _lifted(node, forms.lifted[node], capture) for node in capture.graph.nodes if node in forms.lifted
         ),
-        borders=tuple(ends.borders()),
+        borders=borders,
         kept=tuple(_kept(survey, forms, capture, facts, axis, regions=regions)),
         moved=graph.moved(forms),
         steps=steps,
         two_d=frozenset(node.name for node in forms.two_d),
         restored={
             **dict(restored_operands(survey.candidates, forms.lifted, capture.graph, facts, axis)),
-            **dict(aligned_operands(forms.lifted, capture.graph)),
+            **dict(aligned_operands(forms.lifted, lowered, capture.graph, axis)),
         },
     )
 

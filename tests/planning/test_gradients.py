@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -70,7 +71,44 @@ def test_only_views_behind_a_batch_norm_are_aligned() -> None:
         assert len([node for node in module.graph.nodes if node.target is torch.ops.aten.slice.Tensor]) == aligned
 
 
-def test_with_the_unit_axis_last_the_norm_stays_and_says_why() -> None:
-    (norm, *_) = convsurgeon.plan(Tagger(BEHIND["transpose"]), torch.randn(2, 4, 5), unit_axis=-1).kept
-    assert norm.operator == "BatchNorm1d"
-    assert "gradients" in norm.reason
+OUTSIDE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "nothing": lambda y: y,
+    "gelu": F.gelu,
+    "residual": lambda y: y + y.sigmoid(),
+    "an operator that stays 1-D": lambda y: y.movedim(1, 2),
+    "the matrix transposed": lambda y: y.mT,
+}
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d, nn.InstanceNorm1d])
+@pytest.mark.parametrize("unit_axis", [-2, -1])
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_so_it_has_where_axes_are_reordered_outside_of_the_region(
+    name: str, unit_axis: Any, norm: type[nn.Module]
+) -> None:
+    model = nn.Sequential(nn.Conv1d(4, 6, 3, padding=1), norm(6, affine=True))  # type: ignore[call-arg]
+    x = torch.randn(3, 4, 5).double()
+
+    class Ends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model.double()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return OUTSIDE[name](self.model(x))
+
+    for train in (False, True):
+        original = Ends().train(train)
+        converted = convsurgeon.convert(original, x, unit_axis=unit_axis, copy_weights=True).module
+        found = []
+        for module in (original, converted):
+            module.zero_grad()
+            y = module(x).transpose(1, 2)
+            (y * torch.arange(y.numel()).reshape(y.shape).sin()).sum().backward()
+            found.append([p.grad.flatten() for p in module.parameters() if p.grad is not None])
+        torch.testing.assert_close(found[1], found[0])
+
+
+def test_with_the_unit_axis_last_the_norm_is_lifted_too() -> None:
+    plan = convsurgeon.plan(Tagger(BEHIND["transpose"]), torch.randn(2, 4, 5), unit_axis=-1)
+    assert "BatchNorm1d" in {step.operator for step in plan.lifted}
