@@ -101,6 +101,8 @@ def _may_answer(seen: NodeFacts, call: Call | None) -> bool:
 def _by_rule(node: fx.Node, call: Call, facts: Facts | None, modules: Modules, axis: UnitAxis) -> Candidate | Refusal:
     rule = RULES[call.operator]
     known = _known(call, facts)
+    if facts is None and rule.must:
+        known |= {name: _unseen(value) for name, value in call.arguments.items() if name not in rule.lifts}
     taken_first = known.get("input")
     if isinstance(taken_first, Value) and taken_first.rank == 0:
         return Refusal("what it takes is one number")
@@ -118,7 +120,7 @@ def _by_rule(node: fx.Node, call: Call, facts: Facts | None, modules: Modules, a
     state = tuple(value.name for value in operands if isinstance(value, State) and axis.has_form(value.value.rank))
     if any(one not in operands for one in node.all_input_nodes):  # an argument may be computed in the graph
         ways = tuple(map(_in_nodes, ways))
-        computed = _computed_otherwise(ways, facts)
+        computed = _computed_otherwise(ways, call, facts)
         if computed is not None:
             return computed
     if not rule.query and not has_form(node, facts, axis):
@@ -159,10 +161,12 @@ def _in_nodes(way: Lifted) -> Lifted:
     return type(way)(way.operator, **fx.node.map_aggregate(way.changes, node_of))
 
 
-def _computed_otherwise(ways: Ways, facts: Facts | None) -> Refusal | None:
+def _computed_otherwise(ways: Ways, call: Call, facts: Facts | None) -> Refusal | None:
     """Why an argument that changes can't be computed in the graph: only whole numbers can."""
     for way in ways:
         for name, value in way.changes.items():
+            if facts is None and isinstance(call.arguments.get(name), fx.Node) and not isinstance(value, Deferred):
+                return Refusal(f"its {name} is computed in the graph, and may be several numbers: a sample would tell")
             if any(isinstance(leaf, Value) for leaf in _leaves(value)):
                 return Refusal(f"its {name} is computed in the graph, as a tensor")
             for node in () if isinstance(value, Deferred) else _nodes(value):
@@ -207,6 +211,11 @@ def _facts_of(value: Any, facts: Facts | None) -> Any:
         seen = facts[value]
         return seen.value or seen.items or Computed(value, seen.result)
     return value
+
+
+def _unseen(value: Any) -> Any:
+    """An argument that is no operand, as a rule sees it without samples: what the graph computes may be anything."""
+    return fx.node.map_arg(value, lambda node: Computed(node, object))
 
 
 def _is_tuple(value: Any, facts: Facts | None) -> bool:

@@ -19,6 +19,8 @@ def lift_size(ask: Arguments, axis: UnitAxis) -> Lifted | Refusal:
 @rule("sym_size", query=True)
 def lift_sym_size(ask: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     """``sym_size`` along axis `dim` is the size along where `dim` stands."""
+    if ask.input is None:
+        return Refusal("the rank of its input was not observed")
     return Lowered("size", dim=axis.lifted_axis(ask.dim, ask.input.rank))
 
 

@@ -167,7 +167,8 @@ class _Size:
     @classmethod
     def of(cls, op: Arguments) -> _Size | None:
         """Those of a call; None if they are no sizes: with a dtype a view is another thing."""
-        name, size = next((name, it) for name in ("size", "shape", "dims") if (it := getattr(op, name)) is not None)
+        sizes = ((name, it) for name in ("size", "shape", "dims") if (it := getattr(op, name)) is not None)
+        name, size = next(sizes, ("", None))  # without samples, what the graph computes isn't known
         alone = size[0] if isinstance(size, tuple) and len(size) == 1 else None
         at_once = isinstance(alone, (tuple, list)) or (isinstance(alone, Computed) and alone.kind is not int)
         found = cls(alone if at_once else size, name, at_once)
