@@ -19,7 +19,7 @@ from convsurgeon.cloning import clone_module, share
 from convsurgeon.collector import paused_collector
 from convsurgeon.converted import ConvertedModule
 from convsurgeon.frozen_graph import copied_graph
-from convsurgeon.observe import Facts, NodeFacts, Overloads, Value, items_of
+from convsurgeon.observe import UNKNOWN, Facts, NodeFacts, Overloads, Value, items_of
 from convsurgeon.parts import Part
 from convsurgeon.planning import Selection, make_plan
 from convsurgeon.rewrite import rewrite
@@ -36,9 +36,6 @@ _OPTIONS: dict[str, Any] = {
     "include": ("*",),
     "exclude": (),
 }
-
-_UNKNOWN = torch.ops.aten.as_strided.default
-"""Stands for what an operator dispatches to where it can't be run apart: neither pointwise, nor blind to strides."""
 
 _NO_HINT = 8191
 """Stands for a size that nobody knows before the graph runs."""
@@ -144,7 +141,7 @@ def _run_alone(node: fx.Node, dispatched: Overloads) -> tuple[fx.Node, ...]:
         elif node.op == "call_function" and callable(node.target):
             node.target(*args, **kwargs)
     except Exception:  # an operator may ask for data: it is then told to be any
-        dispatched.seen = {_UNKNOWN}
+        dispatched.seen = {UNKNOWN}
     return dispatched.resized(operands)
 
 

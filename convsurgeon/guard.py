@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import nn
+from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -35,8 +36,11 @@ class WriteGuard(TorchDispatchMode):
 
     Only what is written is ever copied, and most runs write nothing: parameters are looked for once something is
     written, so `module` is best the one whose clone runs. Writes that ATen doesn't see (through NumPy) aren't seen.
-    Autocast's cache is off.
+    Autocast's cache is off, and nothing is compiled: under a mode, dynamo skips what it meets, and would go on skipping
+    it for the caller. Operators that take functions (``torch.cond``) pass through as a whole.
     """
+
+    supports_higher_order_operators = True
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -49,8 +53,10 @@ class WriteGuard(TorchDispatchMode):
         return bool(self._saved)
 
     def __enter__(self) -> Any:
-        self._uncached = without_autocast_cache()
-        self._uncached.__enter__()
+        with ExitStack() as around:
+            around.enter_context(without_autocast_cache())
+            around.enter_context(torch.compiler.set_stance("force_eager"))
+            self._around = around.pop_all()
         return super().__enter__()  # type: ignore[no-untyped-call]  # likewise
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -67,7 +73,7 @@ class WriteGuard(TorchDispatchMode):
 
     def protect(self, func: Any, args: Any, kwargs: Any) -> None:
         """Keep a copy of what `func` is about to write to; a subclass calls this before it runs `func`."""
-        if func._schema.is_mutable:
+        if not isinstance(func, OpOverload) or func._schema.is_mutable:
             for leaf in pytree.tree_leaves((args, kwargs)):
                 if isinstance(leaf, torch.Tensor):
                     self._saved += [(kept, kept.clone()) for kept in self._parameters.pop(memory_of(leaf), ())]
@@ -78,7 +84,7 @@ class WriteGuard(TorchDispatchMode):
         try:
             super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]  # likewise
         finally:
-            self._uncached.__exit__(None, None, None)
+            self._around.close()
             self.restore()
 
     def restore(self) -> None:

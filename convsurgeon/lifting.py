@@ -215,7 +215,11 @@ def _facts_of(value: Any, facts: Facts | None) -> Any:
 
 def _unseen(value: Any) -> Any:
     """An argument that is no operand, as a rule sees it without samples: what the graph computes may be anything."""
-    return fx.node.map_arg(value, lambda node: Computed(node, object))
+
+    def seen(leaf: Any) -> Any:
+        return Computed(leaf, object) if isinstance(leaf, fx.Node) else leaf
+
+    return fx.node.map_aggregate(value, seen)
 
 
 def _is_tuple(value: Any, facts: Facts | None) -> bool:

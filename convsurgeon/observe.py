@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch._ops import OpOverload
 
 from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Capture
@@ -16,6 +17,9 @@ from convsurgeon.given import Given
 from convsurgeon.guard import WriteGuard
 from convsurgeon.rng import RandomState, preserved_random_state
 from convsurgeon.samples import Sample
+
+UNKNOWN: Any = torch.ops.aten.as_strided.default
+"""Stands for what an operator dispatches to where that can't be seen: neither pointwise, nor blind to strides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +191,8 @@ class Overloads(WriteGuard):
         return tuple(node for node, value in values.items() if any(value is tensor for tensor in self.reshaped))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.seen.add(func)
-        if torch.Tag.inplace_view in func.tags:
+        self.seen.add(func if isinstance(func, OpOverload) else UNKNOWN)
+        if isinstance(func, OpOverload) and torch.Tag.inplace_view in func.tags:
             self.reshaped.append(args[0])
         self.protect(func, args, kwargs)
         return func(*args, **(kwargs or {}))

@@ -45,3 +45,43 @@ def test_autocasts_cache_is_on_again_where_a_run_fails() -> None:
         with pytest.raises(ValueError, match="can't run"):
             convsurgeon.verify(nn.Conv1d(4, 4, 3), nn.Conv1d(4, 4, 3), torch.randn(2, 5, 16))
         assert torch.is_autocast_cache_enabled()
+
+
+class Chooses(nn.Module):
+    """A model that has torch choose between two functions, which an operator of a higher order does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv1d(4, 4, 3), nn.Conv1d(4, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.a(x)
+        y = torch.cond(y.sum() > 0, lambda one: one * 2, lambda one: one - 1, (y,))
+        z: torch.Tensor = self.b(y)
+        return z
+
+
+def test_operators_that_take_functions_run_as_a_whole_and_go_on_running() -> None:
+    model = Chooses().eval().requires_grad_(False)
+    for given in (torch.export.export(model, (X,)), model):
+        conversion = convsurgeon.convert(given, X)
+        assert len(conversion.plan.lifted) == 2
+        with torch.no_grad():
+            torch.testing.assert_close(conversion.module(X), model(X))
+
+
+def test_what_is_compiled_stays_compiled() -> None:
+    compiled: list[int] = []
+
+    def compiler(graph: torch.fx.GraphModule, _: Any) -> Any:
+        compiled.append(len(graph.graph.nodes))
+        return graph.forward
+
+    torch._dynamo.reset()
+    model = nn.Sequential(nn.Conv1d(4, 4, 3), nn.ReLU()).eval()
+    model[1].forward = torch.compile(model[1].forward, backend=compiler)
+    convsurgeon.verify(model, model, X).require()
+    assert not compiled
+    with torch.no_grad():
+        model(X)
+    assert compiled

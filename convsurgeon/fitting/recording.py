@@ -68,6 +68,8 @@ class Recorder(WriteGuard):
     What is written to a parameter of `module` is undone on leaving.
     """
 
+    supports_higher_order_operators = False  # what one computes can't be read from it
+
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module)
         # ids of tensors that are constant, each kept alive with the id of the weight that it stems from, 0 for none

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
@@ -117,7 +118,7 @@ class _Uses(WriteGuard):
                     self._owners.setdefault(id(tensor), []).append((path, f"{path}.{name}".removeprefix(".")))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if "convolution" in func.overloadpacket.__name__ and args[1].dim() == 3:
+        if isinstance(func, OpOverload) and "convolution" in func.overloadpacket.__name__ and args[1].dim() == 3:
             self._recording.convolves.update(self._stack, ("",))
             self._recording.themselves.add(self._stack[-1] if self._stack else "")
         self.note(args)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
 from convsurgeon.cloning import copied
@@ -91,8 +92,13 @@ class _Watch(WriteGuard):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.protect(func, args, kwargs)
         result = func(*args, **(kwargs or {}))
-        name = func.overloadpacket.__name__
-        if torch.Tag.nondeterministic_seeded in func.tags and "bernoulli" not in name and "dropout" not in name:
+        name = func.overloadpacket.__name__ if isinstance(func, OpOverload) else ""
+        if (
+            name
+            and torch.Tag.nondeterministic_seeded in func.tags
+            and "bernoulli" not in name
+            and "dropout" not in name
+        ):
             self.draws.add(name)
         for tensor in (result,) if isinstance(result, torch.Tensor) else pytree.tree_leaves(result):
             if isinstance(tensor, torch.Tensor) and (tensor.is_floating_point() or tensor.is_complex()):

@@ -44,6 +44,8 @@ def in_float64() -> Iterator[None]:
 
 
 class _NoNarrowing(TorchDispatchMode):
+    supports_higher_order_operators = True
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten.view.dtype:
             return func(*args, **(kwargs or {}))
