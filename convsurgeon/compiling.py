@@ -135,6 +135,9 @@ def _run_alone(node: fx.Node, dispatched: Overloads) -> tuple[fx.Node, ...]:
     operands = {operand: _without_data(operand.meta.get("example_value")) for operand in node.all_input_nodes}
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), operands.__getitem__)
     dispatched.reset()  # making the operands dispatched as well
+    computes = "example_value" in node.meta or any(isinstance(one, torch.Tensor) for one in operands.values())
+    if not computes:  # it changes the state of the thread, as entering autocast does
+        return ()
     try:
         if node.op == "call_method":
             getattr(args[0], str(node.target))(*args[1:], **kwargs)

@@ -138,6 +138,35 @@ def test_graph_breaks_and_dynamic_shapes_are_dynamos_own() -> None:
     assert keeping.convolutions() == {torch.conv2d}
 
 
+class Mixed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv1d(4, 4, 3), nn.Conv1d(4, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = self.one(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            z = self.two(y)
+        return y, z.float()
+
+
+def autocast_nesting() -> int:
+    """How many regions of autocast this thread is in, and one."""
+    torch.autocast_increment_nesting()
+    return torch.autocast_decrement_nesting() + 1
+
+
+@pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
+def test_a_region_of_autocast_is_not_entered_while_the_graph_is_read(compiler: str) -> None:
+    model, x = Mixed().eval(), torch.randn(2, 4, 16)
+    keeping = Keeping(compiler)
+    before = autocast_nesting()
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(model, keeping)(x), model(x))
+    assert autocast_nesting() == before
+    assert keeping.convolutions() == {torch.conv2d}
+
+
 def test_an_unknown_option_is_named() -> None:
     with pytest.raises(Exception, match="options has 'unit'; accepted: compiler"):
         torch.compile(nn.Conv1d(3, 3, 1), backend="convsurgeon", options={"unit": -1})(torch.randn(1, 3, 4))
