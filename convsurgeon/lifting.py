@@ -85,6 +85,12 @@ def consider(node: fx.Node, facts: Facts | None, modules: Modules, axis: UnitAxi
     return _as_pointwise(node, seen, facts or {}, modules, axis)
 
 
+def marks_an_input(node: fx.Node) -> bool:
+    """Whether the node says that an input needs a gradient: views that were taken of it before don't pass one on."""
+    marks = node.op == "call_method" and node.target == "requires_grad_"
+    return marks and isinstance(node.args[0], fx.Node) and node.args[0].op == "placeholder"
+
+
 def _of_region(node: fx.Node, modules: Modules) -> str:
     """Why what an exported program has in a region of its own (without gradient, a branch, a loop) stays as it is."""
     inner = [one for name in node.all_input_nodes for one in modules.get(str(name.target), nn.Module()).modules()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from convsurgeon.cloning import Policy, clone_module, copied, own, rewrap, share
 from convsurgeon.converted import ConvertedModule, Facts, load_1d_state
 from convsurgeon.islands.in_place import convolve_in_place
 from convsurgeon.islands.standing import become
-from convsurgeon.lifting import Candidate
+from convsurgeon.lifting import Candidate, marks_an_input
 from convsurgeon.origin import ORIGIN, Form, Origin
 from convsurgeon.own_modes import own_modes
 from convsurgeon.own_run import is_plain
@@ -134,7 +134,8 @@ class _GraphWriter:
         """The whole new graph.
 
         A border stands right behind what made its value; those of inputs and parameters stand before the first call,
-        since a view taken inside a region without gradient would cut off a value that has one.
+        since a view taken inside a region without gradient would cut off a value that has one. Where an input is marked
+        as one that needs a gradient, its border is taken again.
         """
         bordered: dict[str, list[Border]] = {}
         for border in self._plan.borders:
@@ -155,7 +156,17 @@ class _GraphWriter:
             else:
                 self._lift(node, step)
             self._border(node, bordered.get(node.name, ()))
+            if step is None and marks_an_input(node):
+                self._border_again(node.all_input_nodes[0], bordered)
         return self._new
+
+    def _border_again(self, node: fx.Node, bordered: Mapping[str, Sequence[Border]]) -> None:
+        """Take the borders of a value anew, for all that comes; those before go where nothing read them."""
+        borders = bordered.get(node.name, ())
+        for one in [self._forms[node, _CHANGES[border.direction][1]] for border in borders]:
+            if not one.users:
+                self._new.erase_node(one)
+        self._border(node, borders)
 
     def _copy(self, node: fx.Node) -> None:
         form = self._held(node)

@@ -8,7 +8,7 @@ from torch import fx
 
 from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Capture
-from convsurgeon.lifting import Candidate, consider
+from convsurgeon.lifting import Candidate, consider, marks_an_input
 from convsurgeon.observe import Facts, has_form
 from convsurgeon.planning.ends import Ends
 from convsurgeon.planning.gradients import aligned_operands
@@ -35,6 +35,9 @@ def make_plan(
     axis = UnitAxis(unit_axis, square)
     ownership = Ownership(capture)
     survey = _survey(capture, facts, axis, selection.inside(capture.path))
+    if io == "1d":
+        for node in filter(marks_an_input, capture.graph.nodes):
+            survey.refuse(node, "it marks an input, which the caller holds in 1-D")
     _settle(survey, facts, ownership, capture)
     graph = ValueGraph(capture, facts, axis, survey, ownership, open_ends=io == "2d")
     regions = lift == "regions" and facts is not None

@@ -112,3 +112,32 @@ def test_so_it_has_where_axes_are_reordered_outside_of_the_region(
 def test_with_the_unit_axis_last_the_norm_is_lifted_too() -> None:
     plan = convsurgeon.plan(Tagger(BEHIND["transpose"]), torch.randn(2, 4, 5), unit_axis=-1)
     assert "BatchNorm1d" in {step.operator for step in plan.lifted}
+
+
+MARKS: dict[str, Callable[[nn.Module, torch.Tensor], torch.Tensor]] = {
+    "and goes on with it": lambda net, x: net(x.requires_grad_()),
+    "beside the graph": lambda net, x: (x.requires_grad_(), net(x))[1],
+    "in the middle": lambda net, x: net(x).detach() + (x.requires_grad_(), net(x))[1],
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"lift": "ops"}, {"unit_axis": -1}], ids=str)
+@pytest.mark.parametrize("name", MARKS)
+def test_an_input_that_the_model_marks_has_the_originals_gradient(name: str, options: dict[str, Any]) -> None:
+    class Marks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv1d(4, 4, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(MARKS[name](self.conv, x))
+
+    model, x = Marks(), torch.randn(2, 4, 5)
+    module = convsurgeon.convert(model, x, copy_weights=True, **options).module
+    found = []
+    for one in (model, module):
+        given = x.clone()
+        one(given).sum().backward()
+        found.append(given.grad)
+    assert found[0] is not None
+    torch.testing.assert_close(found[1], found[0])
