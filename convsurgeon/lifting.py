@@ -123,6 +123,9 @@ def _by_rule(node: fx.Node, call: Call, facts: Facts | None, modules: Modules, a
     if not rule.unpacks and any(_is_tuple(value, facts) for value in operands):
         return Refusal("it takes a tuple of values as a whole")
     taken = tuple(value for value in operands if isinstance(value, fx.Node) and has_form(value, facts, axis))
+    beside = [value for name, given in call.arguments.items() if name not in rule.lifts for value in _flat(given)]
+    if not set(taken).isdisjoint(value for value in beside if isinstance(value, fx.Node)):
+        return Refusal("it takes one value twice, of which one would be 2-D")
     state = tuple(value.name for value in operands if isinstance(value, State) and axis.has_form(value.value.rank))
     if any(one not in operands for one in node.all_input_nodes):  # an argument may be computed in the graph
         ways = tuple(map(_in_nodes, ways))

@@ -152,3 +152,16 @@ WHOLE: dict[str, Callable[..., Any]] = {
 @pytest.mark.parametrize("name", WHOLE)
 def test_neighbours_that_left_the_region(name: str, unit_axis: int) -> None:
     assert len(checked(Net(WHOLE[name]), X, unit_axis, torch.randn(1, 4, 12)).plan.borders) == 2
+
+
+TWICE: dict[str, Callable[..., Any]] = {
+    "linear": lambda s, x: s.b(F.linear(y := torch.tanh(s.a(x)), y)),
+    "matmul": lambda s, x: s.b(torch.matmul(y := torch.tanh(s.a(x)), y)),
+    "matmul operator": lambda s, x: s.b((y := torch.tanh(s.a(x))) @ y),
+}
+
+
+@AXES
+@pytest.mark.parametrize("name", TWICE)
+def test_one_value_as_the_operand_that_is_lifted_and_as_the_matrix_that_is_not(name: str, unit_axis: int) -> None:
+    checked(Net(TWICE[name]), torch.randn(4, 4), unit_axis)
