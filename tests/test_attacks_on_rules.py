@@ -165,3 +165,8 @@ TWICE: dict[str, Callable[..., Any]] = {
 @pytest.mark.parametrize("name", TWICE)
 def test_one_value_as_the_operand_that_is_lifted_and_as_the_matrix_that_is_not(name: str, unit_axis: int) -> None:
     checked(Net(TWICE[name]), torch.randn(4, 4), unit_axis)
+
+
+@AXES
+def test_a_layer_that_is_called_by_its_own_keyword(unit_axis: int) -> None:
+    checked(Net(lambda s, x: s.b(s.m(x=s.a(x).transpose(1, 2)).transpose(1, 2)), m=nn.RMSNorm(4)), X, unit_axis)

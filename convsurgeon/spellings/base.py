@@ -83,6 +83,8 @@ def respell(spelling: Spelling, node: fx.Node, changes: Mapping[str, Any]) -> tu
     parameters = spelling.signature.parameters
     kwargs = dict(_renamed(spelling.signature, node.kwargs))
     args = list(node.args)
+    if not args and "input" in kwargs.keys() - node.kwargs.keys():  # by a name that what it becomes may not have
+        args.append(kwargs.pop("input"))
     for at, (name, parameter) in enumerate(parameters.items()):
         if name not in changes:
             continue
