@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import prune
 
 import convsurgeon
 
@@ -170,3 +171,11 @@ def test_one_value_as_the_operand_that_is_lifted_and_as_the_matrix_that_is_not(n
 @AXES
 def test_a_layer_that_is_called_by_its_own_keyword(unit_axis: int) -> None:
     checked(Net(lambda s, x: s.b(s.m(x=s.a(x).transpose(1, 2)).transpose(1, 2)), m=nn.RMSNorm(4)), X, unit_axis)
+
+
+@AXES
+@pytest.mark.parametrize("channels", [1, 4])
+def test_a_pruned_prelu(channels: int, unit_axis: int) -> None:
+    prelu = nn.PReLU(channels)
+    prune.l1_unstructured(prelu, "weight", amount=0.5)
+    assert len(checked(Net(lambda s, x: s.b(s.m(s.a(x))), m=prelu), X, unit_axis).plan.borders) == 2

@@ -93,9 +93,10 @@ def lift_prelu(op: Arguments, axis: UnitAxis) -> Lifted | Refusal:
 
     Limits: with a weight for each channel, the input is (N, C, L).
     """
-    if op.weight is not None and op.weight.shape == (1,):
+    weight = op.weight[0] if isinstance(op.weight, list) else op.weight  # pruned: the weight, and its mask
+    if weight is not None and weight.shape == (1,):
         return Lifted("prelu")
-    if op.input is None or op.weight is None:
+    if op.input is None or weight is None:
         return Refusal("the rank of its input was not observed")
     if op.input.rank != 3:
         return Refusal(f"its input has rank {op.input.rank}, and axis 1, which its weight belongs to, would move")
