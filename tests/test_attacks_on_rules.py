@@ -179,3 +179,16 @@ def test_a_pruned_prelu(channels: int, unit_axis: int) -> None:
     prelu = nn.PReLU(channels)
     prune.l1_unstructured(prelu, "weight", amount=0.5)
     assert len(checked(Net(lambda s, x: s.b(s.m(s.a(x))), m=prelu), X, unit_axis).plan.borders) == 2
+
+
+OF_NO_AXIS: dict[str, Callable[..., Any]] = {
+    "any": lambda s, x: s.b((y := s.a(x)) * (y > 0).any(dim=())),
+    "all": lambda s, x: s.b((y := s.a(x)) * torch.all(y > 0, dim=[])),
+    "sum": lambda s, x: s.b((y := s.a(x)) * y.sum(dim=())),
+}
+
+
+@AXES
+@pytest.mark.parametrize("name", OF_NO_AXIS)
+def test_a_reduction_over_no_axes(name: str, unit_axis: int) -> None:
+    checked(Net(OF_NO_AXIS[name]), X, unit_axis)

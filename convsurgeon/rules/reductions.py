@@ -30,8 +30,11 @@ def lift_reduction(op: Arguments, axis: UnitAxis) -> Lifted | Refusal:
 def lift_one_axis(op: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     """A reduction over one axis is the same over where it stands; over everything, the result is one number.
 
-    Limits: the axis is a plain number. Over the length without ``keepdim`` the unit axis would stay.
+    Limits: the axis is a plain number, and given: over no axes ``any`` and ``all`` keep them all. Over the length
+    without ``keepdim`` the unit axis would stay.
     """
+    if op.dim in ((), []):
+        return Refusal("it reduces no axis")
     lifted = _reduced(op, axis)
     if isinstance(lifted, (Refusal, Lowered)) or _keeps_form(op, axis):
         return lifted
