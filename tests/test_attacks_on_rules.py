@@ -192,3 +192,13 @@ OF_NO_AXIS: dict[str, Callable[..., Any]] = {
 @pytest.mark.parametrize("name", OF_NO_AXIS)
 def test_a_reduction_over_no_axes(name: str, unit_axis: int) -> None:
     checked(Net(OF_NO_AXIS[name]), X, unit_axis)
+
+
+@AXES
+@pytest.mark.parametrize("like", [torch.rand_like, torch.randn_like])
+def test_noise_in_a_layout_of_its_own(like: Callable[..., torch.Tensor], unit_axis: int) -> None:
+    def noisy(s: Any, x: torch.Tensor) -> Any:
+        y = s.a(x).unflatten(1, (2, 2))
+        return s.b((y + like(y, memory_format=torch.channels_last)).flatten(1, 2))
+
+    checked(Net(noisy), X, unit_axis)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import torch
+
 from convsurgeon.axis import UnitAxis
 from convsurgeon.rules.base import Arguments, Lifted, Refusal, rule
 
 
 @rule("dropout", "alpha_dropout", "rrelu", "bernoulli", "rand_like", "randn_like")
 def lift_elementwise_noise(drop: Arguments, axis: UnitAxis) -> Lifted | Refusal:
-    """Noise per element of (N, C, L) is drawn in memory order, which the unit axis leaves alone."""
+    """Noise per element of (N, C, L) is drawn in memory order, which the unit axis leaves alone.
+
+    Limits: no memory_format but contiguous and preserve.
+    """
+    if drop.memory_format not in (None, torch.contiguous_format, torch.preserve_format):
+        return Refusal(f"memory_format={drop.memory_format} means another layout in 2-D")
     return Lifted("noise")
 
 
