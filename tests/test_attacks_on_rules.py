@@ -202,3 +202,14 @@ def test_noise_in_a_layout_of_its_own(like: Callable[..., torch.Tensor], unit_ax
         return s.b((y + like(y, memory_format=torch.channels_last)).flatten(1, 2))
 
     checked(Net(noisy), X, unit_axis)
+
+
+@AXES
+def test_one_transposed_convolution_to_two_lengths(unit_axis: int) -> None:
+    def forward(s: Any, x: torch.Tensor) -> Any:
+        y = s.d(x)
+        return s.m(s.m(s.d(y), output_size=y.size()), output_size=x.size())
+
+    down, up = nn.Conv1d(4, 4, 3, stride=2, padding=1), nn.ConvTranspose1d(4, 4, 3, stride=2, padding=1)
+    conversion = checked(Net(forward, d=down, m=up), X, unit_axis, torch.randn(1, 4, 11))
+    assert not conversion.plan.kept

@@ -18,7 +18,7 @@ from convsurgeon.planning.selection import Selection
 from convsurgeon.planning.strides import follows_layout, restored_operands
 from convsurgeon.planning.values import Forms, Survey, ValueGraph
 from convsurgeon.rules import Lifted, Refusal
-from convsurgeon.spellings import module_of, operator_name
+from convsurgeon.spellings import ModuleSpelling, module_of, operator_name
 
 
 def make_plan(
@@ -130,8 +130,11 @@ def _refuse_pinned(survey: Survey, ownership: Ownership, capture: Capture) -> No
             if replaced and key not in lifted:
                 why = next(filter(None, map(survey.refusals.get, nodes)))
                 refused += [(node, f"another call of {node.target} stays 1-D: {why}") for node in replaced]
-            elif len(replaced) > 1 and len({repr(survey.candidates[node].ways) for node in known}) > 1:
-                refused += [(node, f"{node.target} is called on values of different ranks") for node in known]
+            elif len(replaced) > 1 and len({_ways(survey.candidates[node]) for node in known}) > 1:
+                refused += [
+                    (node, f"{node.target} is called on values of different ranks, or with axes that differ")
+                    for node in known
+                ]
         for node, candidate in survey.candidates.items():
             for name in candidate.state:
                 tensor = ownership.tensor(name)
@@ -145,6 +148,13 @@ def _refuse_pinned(survey: Survey, ownership: Ownership, capture: Capture) -> No
             survey.refuse(node, reason)
         if not refused:
             return
+
+
+def _ways(candidate: Candidate) -> str:
+    """How a called module would be replaced: what only its call is given is changed in each call alone."""
+    settings = candidate.spelling.settings if isinstance(candidate.spelling, ModuleSpelling) else ()
+    changes = [{name: way.changes.get(name) for name in settings} for way in candidate.ways]
+    return repr([(type(way).__name__, way.operator, held) for way, held in zip(candidate.ways, changes, strict=True)])
 
 
 def _lifted(node: fx.Node, candidate: Candidate, capture: Capture) -> LiftedOperator:
