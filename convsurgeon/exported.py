@@ -19,6 +19,7 @@ from convsurgeon.capture import fetch
 from convsurgeon.capture.arguments import admit
 from convsurgeon.capture.guards import write_guards
 from convsurgeon.converted import ConvertedModule
+from convsurgeon.origin import ORIGIN
 
 aten = torch.ops.aten
 _STATE = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
@@ -119,6 +120,10 @@ def _held(module: ConvertedModule, name: str, value: Any) -> Any:
         return value
 
 
+def _is_border(node: fx.Node) -> bool:
+    return ORIGIN in node.meta and node.meta[ORIGIN].rule == "border"
+
+
 class _Lifter:
     """Writes a module's graph as a program's: every weight an input, every tensor that is written an output."""
 
@@ -142,8 +147,9 @@ class _Lifter:
                 continue
             if node.op == "get_attr" and str(node.target) in self._state:
                 self._nodes[node] = self._state[str(node.target)]
-            elif self._writes_back(node):
-                written[str(node.args[0].target)] = self._nodes[node.args[1]]
+            elif (target := self._written_back(node)) is not None:
+                self._nodes[node] = self._nodes[node.args[1]]
+                written[target] = self._as_held(node)
             else:
                 self._nodes[node] = self._graph.node_copy(node, self._nodes.__getitem__)
         return self._graph, self._signature(written)
@@ -176,10 +182,21 @@ class _Lifter:
                 dropped.add(node)
         return dropped
 
-    def _writes_back(self, node: fx.Node) -> bool:
-        """Whether the node stands for an output of the program that is written to a buffer or an input."""
+    def _written_back(self, node: fx.Node) -> str | None:
+        """The buffer or input of the program that the node writes an output of the program to."""
         first = node.args[0] if node.target is aten.copy_.default else None
-        return isinstance(first, fx.Node) and str(first.target) in self._written and not node.users
+        if not isinstance(first, fx.Node):
+            return None
+        held = first.all_input_nodes[0] if _is_border(first) else first
+        return str(held.target) if str(held.target) in self._written else None
+
+    def _as_held(self, node: fx.Node) -> fx.Node:
+        """What the node writes back, in the form of what it is written to: it may write through a border."""
+        first, value = node.args[0], self._nodes[node]
+        if not isinstance(first, fx.Node) or not _is_border(first):
+            return value
+        change = aten.squeeze.dim if first.meta[ORIGIN].form == "2d" else aten.unsqueeze.default
+        return self._graph.call_function(change, (value, self._axis.position))
 
     def _signature(self, written: Mapping[str, fx.Node]) -> ExportGraphSignature:
         (output,) = self._module.graph.find_nodes(op="output")

@@ -72,6 +72,43 @@ def test_a_program_that_writes_buffers_still_does() -> None:
         assert state["norm.num_batches_tracked"] > 0
 
 
+class Writes(nn.Module):
+    """Writes to its input, and to a buffer, which it returns as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(4, 4, 3, padding=1)
+        self.register_buffer("mean", torch.zeros(4, 1))
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        x.mul_(2)
+        y = self.conv(x)
+        self.mean.mul_(0.5).add_(1)
+        self.count.add_(1)
+        return y + self.mean, self.mean, self.count
+
+
+@pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec:FutureWarning")  # torch's own, in its export
+@pytest.mark.parametrize("decomposed", [False, True])
+@pytest.mark.parametrize("unit_axis", [-2, -1])
+def test_a_program_that_writes_its_input_and_returns_what_it_writes(decomposed: bool, unit_axis: Any) -> None:
+    model, x = Writes().eval(), torch.randn(2, 4, 8)
+    with torch.no_grad():
+        program = export(model, (x.clone(),))
+        program = program.run_decompositions() if decomposed else program
+        result = convsurgeon.convert(program, x.clone(), unit_axis=unit_axis).exported_program
+        for before, after in zip(
+            program.graph_signature.output_specs, result.graph_signature.output_specs, strict=True
+        ):
+            assert (after.kind, after.target) == (before.kind, before.target)
+        ours, theirs = result.module(), program.module()
+        for _ in range(2):
+            given, expected = x.clone(), x.clone()
+            torch.testing.assert_close(ours(given), theirs(expected))
+            torch.testing.assert_close(given, expected)
+
+
 def test_a_program_can_be_saved_and_decomposed() -> None:
     result = convsurgeon.convert(exported(Model().eval())).exported_program
     file = io.BytesIO()
