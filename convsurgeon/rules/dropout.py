@@ -12,7 +12,7 @@ from convsurgeon.rules.base import Arguments, Lifted, Refusal, rule
 def lift_elementwise_noise(drop: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     """Noise per element of (N, C, L) is drawn in memory order, which the unit axis leaves alone.
 
-    Limits: no memory_format but contiguous and preserve.
+    In a memory_format of its own the order is another.
     """
     if drop.memory_format not in (None, torch.contiguous_format, torch.preserve_format):
         return Refusal(f"memory_format={drop.memory_format} means another layout in 2-D")

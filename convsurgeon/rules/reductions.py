@@ -30,8 +30,9 @@ def lift_reduction(op: Arguments, axis: UnitAxis) -> Lifted | Refusal:
 def lift_one_axis(op: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     """A reduction over one axis is the same over where it stands; over everything, the result is one number.
 
-    Limits: the axis is a plain number, and given: over no axes ``any`` and ``all`` keep them all. Over the length
-    without ``keepdim`` the unit axis would stay.
+    Over no axes, ``any`` and ``all`` keep them all, and stay 1-D.
+
+    Limits: the axis is a plain number. Over the length without ``keepdim`` the unit axis would stay.
     """
     if op.dim in ((), []):
         return Refusal("it reduces no axis")
