@@ -24,8 +24,8 @@ def own_modes(model: nn.Module) -> dict[bool, dict[str, bool]]:
         for mode in (True, False):
             try:
                 clone.train(mode)
-            except UnsupportedError:
-                continue  # a converted part is of one mode, and so is the result
+            except (UnsupportedError, NotImplementedError):
+                continue  # a converted or exported part is of one mode, and so is the result
             found[mode] = {name: m.training for name, m in clone.named_modules() if name and m.training is not mode}
     return found
 

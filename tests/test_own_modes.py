@@ -89,3 +89,9 @@ def test_a_mode_kept_by_a_function_hung_on_a_module() -> None:
     module = convsurgeon.convert(model, X).module.train()
     assert not module.get_submodule("1").training
     assert not model.training
+
+
+def test_a_train_method_that_only_raises_as_those_of_exported_programs() -> None:
+    program = torch.export.export(nn.Sequential(nn.Conv1d(4, 4, 3)).eval(), (X,))
+    assert convsurgeon.convert(program).plan.lifted
+    assert convsurgeon.convert(nn.Sequential(program.module(), nn.Conv1d(4, 2, 1)), X).plan.lifted

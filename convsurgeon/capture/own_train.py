@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import torch
 from torch import nn
 
@@ -19,7 +21,8 @@ def training_changes_more(model: nn.Module) -> bool:
     clone = clone_module(model, share_parameters)
     flags = [(module, module.training) for module in clone.modules()]
     with preserved_random_state(), torch.no_grad(), WriteGuard(model) as guard, noticed(clone) as left:
-        clone.train()
+        with suppress(NotImplementedError):  # an exported part is of one mode
+            clone.train()
         for module, flag in flags:
             module.training = flag
     return left.changed or guard.saw_writes
