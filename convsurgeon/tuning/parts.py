@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from convsurgeon.converted import ConvertedModule
 from convsurgeon.exact import Notes, rewrite_exactly
@@ -131,6 +131,12 @@ def carry_out(module: ConvertedModule, path: str, decision: Decision, sample: Sa
     functions = call_functions(module, Sample(*module.inputs_2d(*sample.args, **sample.kwargs)))
     module.reach_directly()
     return Written(notes.inside(path), copies, functions)
+
+
+def adds_weights(before: nn.Module, after: nn.Module) -> bool:
+    """Whether rewrites have made more weights of those of a module in training mode, which training would part."""
+    counts = {sum(one.numel() for one in module.parameters()) for module in (before, after)}
+    return before.training and len(counts) > 1
 
 
 def _survey(

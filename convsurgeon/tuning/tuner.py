@@ -22,7 +22,7 @@ from convsurgeon.rng import preserved_random_state
 from convsurgeon.samples import Sample, as_samples
 from convsurgeon.timing import MOST_ROUNDS, Ratio, timed_in_turn
 from convsurgeon.tuning.choice import Choice, Machine, fingerprint, load_choice
-from convsurgeon.tuning.parts import Decision, Known, OutOfTimeError, Tried, Written, carry_out, decide
+from convsurgeon.tuning.parts import Decision, Known, OutOfTimeError, Tried, Written, carry_out, decide, adds_weights
 from convsurgeon.tuning.proof import proven
 from convsurgeon.tuning.result import Tuning
 from convsurgeon.tuning.survey import Clock
@@ -166,7 +166,12 @@ class _Tuner:
             return self._measured()
         if not found.decisions:
             return self._unchanged("nothing was changed where the choice was saved")
-        return self._proven(Tuning(True, "carried out as it was saved", found), *self._carried_out(found))
+        module, written = self._carried_out(found)
+        if any(adds_weights(one, module.get_submodule(path)) for path, one in self._parts.items()):
+            reason = "the saved choice fills up kernels or repeats biases, which training would tell apart"
+            self._warnings.append(f"{reason}: put the model in eval mode, or tune it in training mode")
+            return self._unchanged(reason)
+        return self._proven(Tuning(True, "carried out as it was saved", found), module, written)
 
     def _measured(self) -> Conversion:
         if not self._parts:

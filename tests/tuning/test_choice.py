@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from convsurgeon.tuning.choice import Choice, Machine, load_choice
+import convsurgeon
+from convsurgeon.tuning.choice import Choice, Machine, fingerprint, load_choice
 from convsurgeon.tuning.parts import Decision
 from convsurgeon.tuning.writing import Layouts
 
@@ -62,3 +64,14 @@ def test_a_damaged_choice_is_told_of(tmp_path: Path, damage: dict[str, object]) 
     path.write_text(json.dumps(read))
     with pytest.raises(ValueError, match=r"a choice is damaged .*; tune again"):
         load_choice(path, MACHINE, "a model")
+
+
+def test_a_choice_that_was_made_in_eval_mode_adds_no_weights_in_training_mode(tmp_path: Path) -> None:
+    model, x = torch.nn.Sequential(torch.nn.Conv1d(2, 4, 3, stride=2), torch.nn.Tanh()).eval(), torch.randn(2, 2, 41)
+    made = convsurgeon.convert(model, x)
+    decisions = {"": Decision(Layouts({}, {}, {}), {"fold_stride": ("0",)})}
+    machine, name = Machine.here(made.module, made.samples[0]), fingerprint({"": made.module})
+    Choice(machine, name, decisions).save(tmp_path / "choice.json")
+    with pytest.warns(convsurgeon.TuningWarning, match="which training would tell apart"):
+        tuned = convsurgeon.tune(convsurgeon.convert(model.train(), x), choice=tmp_path / "choice.json")
+    assert sum(one.numel() for one in tuned.module.parameters()) == 28
