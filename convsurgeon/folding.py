@@ -39,12 +39,21 @@ def _fold(module: nn.Module) -> None:
         _unparametrize(module)
     for key, hook in list(module._forward_pre_hooks.items()):
         if isinstance(hook, WeightNorm):
+            trains = _trains(module, f"{hook.name}_g", f"{hook.name}_v")
             remove_weight_norm(module, hook.name)
+            getattr(module, hook.name).requires_grad_(trains)
         elif isinstance(hook, SpectralNorm):
+            trains = _trains(module, f"{hook.name}_orig")
             remove_spectral_norm(module, hook.name)
+            getattr(module, hook.name).requires_grad_(trains)
         elif isinstance(hook, BasePruningMethod):
             hook.remove(module)
             del module._forward_pre_hooks[key]
+
+
+def _trains(module: nn.Module, *names: str) -> bool:
+    """Whether anything that a weight is computed from is trained."""
+    return any(getattr(module, name).requires_grad for name in names)
 
 
 def _unparametrize(module: nn.Module) -> None:

@@ -205,3 +205,11 @@ def test_a_part_that_is_compiled_is_refused_and_what_compiles_in_place_is_not() 
     model[0].compile(backend="eager")
     assert convsurgeon.convert(model, X).plan.lifted
     assert_same(part.state_dict(), before)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("wrap", [nn.utils.weight_norm, nn.utils.spectral_norm])
+def test_a_frozen_weight_that_a_hook_computes_is_folded_into_a_frozen_one(wrap: Any) -> None:
+    model, x = nn.Sequential(wrap(nn.Conv1d(4, 4, 3))).eval().requires_grad_(False), torch.randn(2, 4, 20)
+    module = convsurgeon.convert(model, x, fold=True).module
+    assert not any(one.requires_grad for one in module.parameters())
