@@ -13,7 +13,7 @@ import torch
 K = TypeVar("K", bound=Hashable)
 Calls = Mapping[K, Callable[[], Any]]
 
-_LEAST_ROUNDS = 3
+LEAST_ROUNDS = 3
 """As few as a median can be taken of."""
 
 MOST_ROUNDS = 200
@@ -82,7 +82,7 @@ def timed_in_turn(
     seconds: dict[K, list[float]] = {name: [] for name in calls}
     names = list(calls)
     for at, _ in enumerate(rounds):
-        if at >= _LEAST_ROUNDS and time.perf_counter() - started > budget_s:
+        if at >= LEAST_ROUNDS and time.perf_counter() - started > budget_s:
             break
         for name in _ordered(names, at):
             start = time.perf_counter()

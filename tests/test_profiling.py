@@ -211,3 +211,9 @@ def test_what_is_too_short_to_be_timed_is_told(monkeypatch: pytest.MonkeyPatch) 
     assert found.whole.ratio is None
     assert not found.is_certain
     assert "too short" in str(found)
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 2])
+def test_three_rounds_are_made_at_least(rounds: int) -> None:
+    conversion = convsurgeon.convert(nn.Sequential(nn.Conv1d(4, 4, 3)).eval(), X)
+    assert conversion.profile(rounds=rounds).rounds == 3

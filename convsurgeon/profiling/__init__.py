@@ -22,7 +22,7 @@ from convsurgeon.profiling.watching import Key, Watch, blank
 from convsurgeon.rng import preserved_random_state
 from convsurgeon.samples import Sample
 from convsurgeon.spellings import module_of, operator_name
-from convsurgeon.timing import timed_in_turn
+from convsurgeon.timing import LEAST_ROUNDS, timed_in_turn
 
 __all__ = ["Cost", "Profile", "profiled"]
 
@@ -54,7 +54,7 @@ def profiled(
         after.watch(models[3], part.path, _converted(module, part).graph)
     calls[2:] = [before.counting(calls[2]), after.counting(calls[3])]
     with preserved_random_state(), without_autocast_cache():
-        timed = timed_in_turn(dict(enumerate(calls)), range(rounds), budget_s=budget_s)
+        timed = timed_in_turn(dict(enumerate(calls)), range(max(rounds, LEAST_ROUNDS)), budget_s=budget_s)
         nothing = blank()
     done = len(timed[0].seconds)
     costs = list(_costs(module, planned, before.seconds(done), after.seconds(done), [0.0] * done))
