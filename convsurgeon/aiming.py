@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -80,7 +81,8 @@ def _rewritten(
         if not chosen:
             break
         for text, names in chosen.items():
-            notes += rewrite_parts(module, parts, wanted_of([text], [sample]), select=names, known=known)
+            select = [glob.escape(name) for name in names]
+            notes += rewrite_parts(module, parts, wanted_of([text], [sample]), select=select, known=known)
         found = _fit(module, found.target, sample)
     return notes, found, {(one.rewrite, one.name) for one in notes.rewritten}
 

@@ -183,3 +183,34 @@ def test_wrong_targets() -> None:
         convsurgeon.convert(network(), X, target="ethos-u56")
     with pytest.raises(ValueError, match="a target is given, and there is no sample"):
         convsurgeon.convert(network(), verify=False, target="tidl")
+
+
+class Branches(nn.Module):
+    """No graph as a whole, with a convolution that is a graph by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(1, 4, 9)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x) if float(x.sum()) > -1e9 else x
+
+
+class Bracketed(nn.Module):
+    """A name in which a glob would see a set of characters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict({"conv[0]": nn.Conv1d(1, 4, 9)})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.parts["conv[0]"](x).relu()
+
+
+@pytest.mark.parametrize("model", [Branches(), Bracketed()])
+def test_islands_of_one_convolution_and_names_with_brackets_are_aimed_too(model: nn.Module, tmp_path: Path) -> None:
+    path = profile(tmp_path, limit("kernel", "max = 7"))
+    conversion = convsurgeon.convert(model.eval(), X, target=path)
+    assert conversion.fit is not None
+    assert conversion.fit.fits
+    assert conversion.exact.rewritten[0].name in ("conv", "parts.conv[0]")

@@ -153,10 +153,14 @@ class Notes:
             return self
         return Notes(
             tuple(
-                replace(one, name=f"{path}.{one.name}", baked=tuple(f"{path}.{name}" for name in one.baked))
+                replace(
+                    one,
+                    name=f"{path}.{one.name}".removesuffix("."),
+                    baked=tuple(f"{path}.{name}" for name in one.baked),
+                )
                 for one in self.rewritten
             ),
-            tuple(replace(one, name=f"{path}.{one.name}") for one in self.left),
+            tuple(replace(one, name=f"{path}.{one.name}".removesuffix(".")) for one in self.left),
         )
 
     def __add__(self, other: Notes) -> Notes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -67,11 +68,13 @@ def rewrite_exactly(
         The notes: each place that was rewritten or left, with the reason.
 
     Raises:
-        TypeError: `module` isn't a converted one.
+        TypeError: `module` isn't a converted one, or `select` is one string.
         ValueError: a name isn't known, or there is no sample.
     """
     if not isinstance(module, ConvertedModule):
         raise TypeError(f"module is a {type(module).__name__}; accepted: the module of a conversion, as one graph")
+    if isinstance(select, str):
+        raise TypeError(f"select is the string {select!r}; give a list of globs, [{select!r}]")
     samples = as_samples(sample)
     wanted = wanted_of(names, samples)
     if not wanted:
@@ -125,11 +128,20 @@ def rewrite_parts(
     for part in parts if wanted else ():
         graph = module.get_submodule(part.path)
         assert isinstance(graph, ConvertedModule)  # what `rewrite` puts in a part's place
-        inside = [pattern.removeprefix(f"{part.path}.") for pattern in select]
+        inside = [_inside(pattern, part.path) for pattern in select]
         if part.path not in known:
             known[part.path] = shapes_of(graph, part.samples[0])
         notes += _rewrite(graph, wanted, known[part.path], inside).inside(part.path)
     return notes
+
+
+def _inside(pattern: str, path: str) -> str:
+    """A glob on names in the whole model, for those in the part at `path`, whose own name there is none."""
+    for prefix in (path, glob.escape(path)):
+        if path and pattern == prefix:
+            return ""
+        pattern = pattern.removeprefix(f"{prefix}.")
+    return pattern
 
 
 @dataclass(slots=True)
