@@ -73,6 +73,13 @@ def arguments(node: fx.Node, modules: Modules) -> tuple[str, dict[str, Any]] | N
 
     Those of a layer are its attributes as well, and `layer` is the layer itself.
     """
+    try:
+        return _arguments(node, modules)
+    except TypeError:  # it is written with arguments that are not known here, such as NumPy's keepdims
+        return None
+
+
+def _arguments(node: fx.Node, modules: Modules) -> tuple[str, dict[str, Any]] | None:
     if node.op == "call_module":
         layer = modules[str(node.target)]
         kind: Any = type(layer)

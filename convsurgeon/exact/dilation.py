@@ -26,12 +26,12 @@ def fold_dilation(conv: Convolution, write: Writer) -> fx.Node | Refusal | None:
     """
     if conv.transposed or conv.dilation == 1:
         return None
+    if conv.padding_mode != "zeros":
+        return Refusal(f"its padding_mode is {conv.padding_mode!r}; separate_padding takes that out of it")
     if conv.taps == 1:
         padding = write.pair(conv.pads[0], 0)
         numbers = Numbers(stride=write.pair(conv.stride, 1), padding=padding, groups=conv.groups)
         return write.convolution(conv, conv.input, numbers)
-    if conv.padding_mode != "zeros":
-        return Refusal(f"its padding_mode is {conv.padding_mode!r}; separate_padding takes that out of it")
     if conv.stride > 1:
         return Refusal(f"its stride is {conv.stride}, and steps of {conv.dilation} and {conv.stride} make no rows")
     factor, (left, right) = conv.dilation, conv.pads
@@ -51,7 +51,9 @@ def fold_dilation(conv: Convolution, write: Writer) -> fx.Node | Refusal | None:
 def _folded(conv: Convolution, left: int, right: int, write: Writer) -> Folding:
     """The operand with so many zeros on both sides, filled up to whole rows; the same for all who ask for it."""
     key = (conv.input, left, right, conv.dilation)
-    if key not in write.memory.made or writes_in_place(write):
+    made = write.memory.made.get(key)
+    # what nothing reads was erased, and its fold with it
+    if made is None or made.value._erased or writes_in_place(write):
         length = write.length(conv.input)
         rows = (length + (left + right + conv.dilation - 1)) // conv.dilation
         padded = write.pad_to(conv.input, left, length, rows * conv.dilation)

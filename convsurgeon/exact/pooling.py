@@ -105,6 +105,8 @@ def fix_pool(pool: Pool, write: Writer) -> fx.Node | Refusal | None:
     steps = {after[0] - before[0] for before, after in pairwise(windows)} or set(taps)
     if len(taps) > 1 or len(steps) > 1:
         return Refusal(f"to {size} of {pool.length} elements its windows are of several sizes, or unequally far apart")
+    if steps == {0}:
+        return Refusal("all of its windows are the same, and no pool has a stride of 0")
     fixed = write.call(of_length, pool.input, pool.length, pool.axis.of_length)
     found = write.pool("max" if pool.kind == "max" else "average", fixed, taps.pop(), steps.pop())
     if pool.keeps:

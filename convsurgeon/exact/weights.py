@@ -40,6 +40,8 @@ def bake(owner: nn.Module, name: str, held: Held, tensor: torch.Tensor, axis: Un
         owner._parameters[name] = tensor
     elif name in owner._buffers:
         owner._buffers[name] = tensor
+    elif name in vars(owner):
+        setattr(owner, name, tensor)  # a plain attribute, which no state has
     else:
         owner.register_buffer(name, tensor, persistent=bool(held.names))
     hooks = owner._load_state_dict_pre_hooks

@@ -128,6 +128,8 @@ class Writer(NodeWriter):
             read.append(self._attribute(site.bias.owner, held))
         else:
             added = f"{name}_bias" if hasattr(owner, "bias") or name != "weight" else "bias"
+            if hasattr(owner, added):
+                added = f"{added}_{_free(lambda end: hasattr(owner, f'{added}_{end}'))}"
             self._bake(owner, added, _beside(site.weight, added), bias)
             read.append(self._attribute(owner, added))
         arguments = _arguments(site.spelled, numbers)

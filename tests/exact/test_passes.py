@@ -274,3 +274,94 @@ def test_what_is_interrupted_leaves_the_module_as_it_was(
 
 def test_every_rewrite_states_its_equation() -> None:
     assert all(one.equation.endswith(".") for one in REWRITES.values())
+
+
+@pytest.mark.parametrize("mode", ["circular", "reflect", "replicate"])
+def test_a_dilation_of_one_tap_keeps_its_padding_mode(mode: str) -> None:
+    model = nn.Sequential(nn.Conv1d(4, 4, 1, padding=1, dilation=2, padding_mode=mode), nn.Tanh()).double()
+    _, notes = rewritten(model, wide(2, 4, 12), ["fold_dilation"], lengths=(13,))
+    assert "separate_padding takes that out of it" in notes.left[0].reason
+
+
+class Centred(nn.Module):
+    """A convolution, and a mean that is written as NumPy writes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(2, 4, 8, stride=2).double()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        return y - y.mean(axis=-1, keepdims=True)  # type: ignore[call-overload, no-any-return]
+
+
+def test_an_operator_in_a_spelling_that_is_not_known_leaves_the_rest_to_be_rewritten() -> None:
+    _, notes = rewritten(Centred(), wide(2, 2, 40), ["fold_stride"], lengths=(41,))
+    assert [one.name for one in notes.rewritten] == ["conv"]
+
+
+class Unread(nn.Module):
+    """Two dilated convolutions of one value, of which nothing reads the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.aux, self.main = (nn.Conv1d(2, 4, 3, dilation=2).double() for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.aux(x)
+        out: torch.Tensor = self.main(x)
+        return out
+
+
+@CAPTURES
+def test_a_fold_that_was_erased_with_what_nothing_reads_is_made_anew(capture: Any) -> None:
+    rewritten(Unread(), wide(2, 2, 21), ["fold_dilation"], capture=capture)
+
+
+class Filters(nn.Module):
+    """Fixed filters in a plain attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = torch.randn(4, 1, 16).double()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.conv1d(x, self.kernel, stride=4)
+
+
+@pytest.mark.parametrize("name", ["fold_stride", "split_kernel:8"])
+def test_a_weight_in_a_plain_attribute_is_rewritten(name: str) -> None:
+    _, notes = rewritten(nn.Sequential(Filters(), nn.Tanh()), wide(2, 1, 100), [name], lengths=(90,))
+    assert notes.rewritten
+
+
+class Biased(nn.Module):
+    """A convolution without a bias beside a parameter of the name that one would get."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel, self.kernel_bias = nn.Parameter(torch.randn(4, 2, 3)), nn.Parameter(torch.randn(4))
+        self.norm = nn.BatchNorm1d(4)
+        self.norm.running_mean.normal_()  # type: ignore[operator, union-attr]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.norm(nn.functional.conv1d(x, self.kernel))
+        return out + self.kernel_bias[:, None]
+
+
+def test_a_bias_that_is_added_takes_no_name_that_is_taken() -> None:
+    rewritten(Biased().double().eval(), wide(2, 2, 20), ["fold_batch_norm"])
+
+
+@pytest.mark.parametrize("pool", [nn.AdaptiveAvgPool1d(4), nn.AdaptiveMaxPool1d(3)])
+def test_an_adaptive_pool_of_one_element_to_several_stays(pool: nn.Module) -> None:
+    model = nn.Sequential(nn.Conv1d(2, 4, 5), pool, nn.Conv1d(4, 2, 1)).double()
+    _, notes = rewritten(model, wide(2, 2, 5), ["fix_pool"])
+    assert "no pool has a stride of 0" in notes.left[0].reason
+
+
+def test_a_string_selects_nothing() -> None:
+    x = torch.randn(1, 1, 20)
+    module = convsurgeon.convert(nn.Sequential(nn.Conv1d(1, 2, 8, 4)), x).module
+    with pytest.raises(TypeError, match="give a list of globs"):
+        rewrite_exactly(module, ["fold_stride"], x, select="0")
