@@ -22,7 +22,7 @@ from convsurgeon.rng import preserved_random_state
 from convsurgeon.samples import Sample, as_samples
 from convsurgeon.timing import MOST_ROUNDS, Ratio, timed_in_turn
 from convsurgeon.tuning.choice import Choice, Machine, fingerprint, load_choice
-from convsurgeon.tuning.parts import Decision, Known, OutOfTimeError, Tried, Written, carry_out, decide, adds_weights
+from convsurgeon.tuning.parts import Decision, Known, OutOfTimeError, Tried, Written, adds_weights, carry_out, decide
 from convsurgeon.tuning.proof import proven
 from convsurgeon.tuning.result import Tuning
 from convsurgeon.tuning.survey import Clock
