@@ -257,6 +257,8 @@ class Reader:
             wanted = both if not given["keepdim"] else both - {len(place[2]) + self.axis.position}
             if dims is None or given.get("dtype") is not None or not wanted <= axes <= both:
                 return None
+            if self._shapes[operand].dtype.is_complex:
+                return Refusal("its operand is complex, and torch has no pools of complex numbers")
             return Pool(*place, "mean", keeps=bool(given["keepdim"]))
         kind: Any = "max" if "max" in operator else "average"
         indices = bool(given.get("return_indices", False))

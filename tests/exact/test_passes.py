@@ -365,3 +365,18 @@ def test_a_string_selects_nothing() -> None:
     module = convsurgeon.convert(nn.Sequential(nn.Conv1d(1, 2, 8, 4)), x).module
     with pytest.raises(TypeError, match="give a list of globs"):
         rewrite_exactly(module, ["fold_stride"], x, select="0")
+
+
+@pytest.mark.filterwarnings("ignore:Complex modules")
+def test_a_mean_of_complex_numbers_stays() -> None:
+    class Mean(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv1d(2, 4, 3, dtype=torch.complex64)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.conv(x)
+            return out.mean(-1)
+
+    conversion = convsurgeon.convert(Mean().eval(), torch.randn(2, 2, 20, dtype=torch.complex64), exact=["fix_pool"])
+    assert "no pools of complex numbers" in conversion.exact.left[0].reason
