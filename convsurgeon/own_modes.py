@@ -37,17 +37,11 @@ def in_training(model: nn.Module) -> nn.Module:
 
 def sets_modes_itself(model: nn.Module) -> bool:
     """Whether a module has a ``train`` of its own, by its class or hung on it."""
-    return any(_train_of(type(one)) not in _PLAIN or _hangs_train_on(one) for one in model.modules())
+    return any(_train_of(type(one)) not in _PLAIN or "train" in vars(one) for one in model.modules())
 
 
 def _train_of(kind: Any) -> Any:
     return kind.train
-
-
-def _hangs_train_on(module: nn.Module) -> bool:
-    """Whether a module has a ``train`` of its own instance, but for torch's on exported programs, which refuses."""
-    hung = vars(module).get("train")
-    return hung is not None and not str(getattr(hung, "__module__", "")).startswith("torch.")
 
 
 _PLAIN = (nn.Module.train, ConvertedModule.train)

@@ -7,6 +7,7 @@ from torch import fx
 
 from convsurgeon.exact.base import rewrite
 from convsurgeon.exact.sites import Convolution, Norm
+from convsurgeon.exact.surroundings import writes_between
 from convsurgeon.exact.writer import Writer
 from convsurgeon.rules.base import Refusal
 
@@ -24,6 +25,8 @@ def fold_batch_norm(norm: Norm, write: Writer) -> fx.Node | Refusal | None:
     if isinstance(found, Refusal):
         return found
     conv, weight, bias = found
+    if writes_between(conv.node, norm.node, write):
+        return Refusal("something is written in place between the convolution and it")
     write.absorbed.append(conv.node)
     write.frozen = True
     return write.same(conv, conv.input, weight=weight, bias=bias)

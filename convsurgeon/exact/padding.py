@@ -6,6 +6,7 @@ from torch import fx
 
 from convsurgeon.exact.base import rewrite
 from convsurgeon.exact.sites import Convolution
+from convsurgeon.exact.surroundings import writes_between
 from convsurgeon.exact.writer import Writer
 from convsurgeon.rules.base import Refusal
 
@@ -25,6 +26,8 @@ def merge_padding(conv: Convolution, write: Writer) -> fx.Node | Refusal | None:
         return Refusal(f"its own padding_mode is {conv.padding_mode!r}")
     if left != right:
         return Refusal(f"{left} on the left and {right} on the right, and a convolution pads both sides alike")
+    if writes_between(conv.input, conv.node, write):
+        return Refusal("something is written in place between the zeros and it")
     write.absorbed.append(conv.input)
     return write.same(conv, operand, padding=write.pair(left, 0))
 

@@ -56,10 +56,22 @@ def pointwise_behind(node: fx.Node, write: Writer) -> list[fx.Node]:
 
 def writes_in_place(write: Writer) -> bool:
     """Whether anything in the graph writes to a value, of which what was folded may be another view."""
-    return any(
-        _writes(node, write.reader.module) and any(one.op != "get_attr" for one in node.all_input_nodes[:1])
-        for node in write.reader.module.graph.nodes
-    )
+    return any(_writes_a_value(node, write.reader.module) for node in write.reader.module.graph.nodes)
+
+
+def writes_between(first: fx.Node, last: fx.Node, write: Writer) -> bool:
+    """Whether a value is written in place behind `first` and before `last`, where what `first` read is read again."""
+    node = first.next
+    while node is not last and node.op != "root":
+        if _writes_a_value(node, write.reader.module):
+            return True
+        node = node.next
+    return False
+
+
+def _writes_a_value(node: fx.Node, module: nn.Module) -> bool:
+    """Whether a node writes to what the graph computes, and not to a buffer."""
+    return _writes(node, module) and any(one.op != "get_attr" for one in node.all_input_nodes[:1])
 
 
 def _writes(node: fx.Node, module: nn.Module) -> bool:

@@ -24,7 +24,8 @@ def crop_padding(conv: Convolution, write: Writer) -> fx.Node | Refusal | None:
     if conv.resized:
         return Refusal("it is asked for a size of its result")
     padding, missing = conv.pads[0], max(0, conv.output_padding - conv.pads[0])
-    weight = conv.axis.lift(F.pad(_without_gaps(conv), (0, missing)))
+    kernel = _without_gaps(conv)
+    weight = conv.axis.lift(F.pad(kernel, (0, missing)) if missing else kernel)  # itself, where it stays as it is
     numbers = Numbers(weight, stride=write.pair(conv.stride, 1), groups=conv.groups, transposed=True)
     whole = write.convolution(conv, conv.input, numbers)
     behind = padding - conv.output_padding + missing

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from convsurgeon.axis import UnitAxis
-from convsurgeon.cloning import rewrap
+from convsurgeon.cloning import memory_of, rewrap
 from convsurgeon.converted import load_1d_state
 from convsurgeon.errors import CheckpointError
 from convsurgeon.exact.sites import Held
@@ -19,14 +19,20 @@ from convsurgeon.exact.sites import Held
 def held_as(held: Held | None, value: torch.Tensor | None, *, like: Held | None = None) -> Any:
     """The tensor that stands for a held one: itself, or `value` as a Parameter as it is, or as `like` is.
 
-    One that computes the same and is laid out the same stays itself.
+    A view of all of it, as it lies there, is the held one itself. What holds the same numbers by chance is not: another
+    state of the original's might hold others.
     """
     model = held or like
     if value is None or model is None:
         return None if held is None else held.value
-    if held is not None and value.shape == held.value.shape and torch.equal(value, held.value.detach()):
+    if held is not None and _is_all_of(value, held.value):
         return held.value
     return rewrap(model.value, value.detach().to(model.value.dtype).contiguous())
+
+
+def _is_all_of(view: torch.Tensor, tensor: torch.Tensor) -> bool:
+    laid_out = [(one.shape, one.stride(), one.dtype, memory_of(one)) for one in (view, tensor)]
+    return laid_out[0] == laid_out[1]
 
 
 def bake(owner: nn.Module, name: str, held: Held, tensor: torch.Tensor, axis: UnitAxis) -> bool:
