@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from convsurgeon.capture import Capture, Modules, fetch, inlined_paths, modules_of
-from convsurgeon.capture.held import version_of
-from convsurgeon.cloning import Policy, clone_module, copied, own, rewrap, share
+from convsurgeon.cloning import clone_module, copied, own, rewrap
 from convsurgeon.converted import ConvertedModule, Facts, load_1d_state
 from convsurgeon.islands.in_place import convolve_in_place
 from convsurgeon.islands.standing import become
 from convsurgeon.lifting import Candidate, marks_an_input
 from convsurgeon.origin import ORIGIN, Form, Origin
 from convsurgeon.own_modes import own_modes
-from convsurgeon.own_run import is_plain
 from convsurgeon.parts import Part
 from convsurgeon.planning import Border, Plan
 from convsurgeon.rules import Deferred, Lowered
 from convsurgeon.scope import Scope
 from convsurgeon.spellings import is_aten, respell
+from convsurgeon.storage import sharing_of
 
 _CHANGES: dict[str, tuple[Form, Form]] = {"lift": ("1d", "2d"), "lower": ("2d", "1d")}
 """The form that a border finds, and the one that it makes."""
@@ -59,7 +58,7 @@ def rewrite(model: nn.Module, planned: Sequence[tuple[Part, Plan]], whole: Plan,
     A plan for the whole makes a `ConvertedModule` of it; one for a submodule puts one in that submodule's place, and
     what is computed in place is said by the plan of the `whole`.
     """
-    tree = clone_module(model, own if copy_weights else _sharing(model, [part.captured for part, _ in planned]))
+    tree = clone_module(model, own if copy_weights else sharing_of(model, [part.captured for part, _ in planned]))
     for part, plan in planned:
         old, original = tree.get_submodule(part.path), model.get_submodule(part.path)
         new = _rewritten(old, original, part.captured, plan)
@@ -91,32 +90,6 @@ def _rewritten(tree: nn.Module, original: nn.Module, capture: Capture, plan: Pla
     taken = {*vars(module), *dir(ConvertedModule)}
     vars(module).update({name: value for name, value in attributes.items() if name not in taken})
     return module
-
-
-def _sharing(model: nn.Module, captures: Sequence[Capture]) -> Policy:
-    """Share all storage but that of buffers that running the model writes, as the observed runs showed, or may write.
-
-    Where the model keeps its own Python, that may write any buffer, in its time: none is shared.
-    """
-    if [capture.path for capture in captures] != [""]:
-        kept = {id(buffer) for buffer in model.buffers()}
-        return lambda tensor, owner: tensor.dtype if id(tensor) in kept else share(tensor, owner)
-    observed = {c.qualified(name): b for c in captures for name, b in c.root.named_buffers()}
-    may_be = {id(one) for capture in captures for one in _open_to_writes(capture)}
-    seen = {name for name, b in observed.items() if version_of(b) > 0 or id(b) in may_be}
-    written = {id(b) for name, b in model.named_buffers() if name in seen}
-    return lambda tensor, owner: tensor.dtype if id(tensor) in written else share(tensor, owner)
-
-
-def _open_to_writes(capture: Capture) -> Iterator[torch.Tensor]:
-    """The buffers that training may write where evaluation doesn't: those of statistics, and of layers not torch's."""
-    for node in capture.graph.nodes:
-        if node.op == "call_module" and not is_plain(capture.modules[node.target]):
-            yield from capture.modules[node.target].buffers()
-        elif node.op == "get_attr" and any("_norm" in str(user.target) for user in node.users):
-            read = fetch(capture.root, str(node.target))
-            if isinstance(read, torch.Tensor):
-                yield read
 
 
 class _GraphWriter:
