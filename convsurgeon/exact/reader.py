@@ -51,9 +51,11 @@ class Reader:
                     self._held.setdefault(id(tensor), set()).add((id(one), name))
         self._reads = self._count_reads()
 
-    def places_of(self, module: nn.Module) -> list[tuple[nn.Module, str]]:
-        """The modules that hold a module, and under which names."""
-        return self._places.get(id(module), [])
+    def put(self, layer: nn.Module, module: nn.Module) -> None:
+        """Let a layer stand wherever a module does."""
+        self._places[id(layer)] = self._places.pop(id(module), [])
+        for parent, name in self._places[id(layer)]:
+            parent._modules[name] = layer
 
     def path_of(self, module: nn.Module) -> str:
         """The first qualified name of a module."""

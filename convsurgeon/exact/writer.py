@@ -101,8 +101,7 @@ class Writer(NodeWriter):
                 self.baked += _beside(site.weight, f"{beside}.{kind}").names
             return self.create("call_module", f"{site.called}.{beside}", (value,))
         take_contents(layer, old)
-        for parent, name in self.reader.places_of(old):
-            parent._modules[name] = layer
+        self.reader.put(layer, old)
         self._bake(layer, "weight", site.weight, weight)
         if bias is not None:
             self._bake(layer, "bias", site.bias or _beside(site.weight, "bias"), bias)

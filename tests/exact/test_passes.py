@@ -202,6 +202,13 @@ def test_what_is_refused_and_why(model: nn.Module, name: str, reason: str) -> No
     assert reason in "; ".join(str(one) for one in notes.left)
 
 
+def test_a_layer_that_is_rewritten_twice_can_be_pickled() -> None:
+    model, x = nn.Sequential(nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4), nn.BatchNorm1d(4)).eval(), torch.randn(2, 2, 12)
+    conversion = convsurgeon.convert(model, x, exact=["fold_batch_norm"])
+    assert len(conversion.exact.rewritten) == 2
+    torch.testing.assert_close(pickle.loads(pickle.dumps(conversion.module))(x), model(x))
+
+
 def test_a_convolution_with_other_readers_keeps_its_norm() -> None:
     class Both(nn.Module):
         def __init__(self) -> None:
