@@ -17,6 +17,7 @@ from convsurgeon.axis import UnitAxis
 from convsurgeon.cloning import clone_module, share_parameters
 from convsurgeon.errors import UnsupportedError
 from convsurgeon.frozen_graph import FrozenGraph, copied_graph, freeze_graph, thaw_graph
+from convsurgeon.own_state import KeepsState, as_its_kind, lend_methods, pickles_in_its_own_way
 from convsurgeon.reaching import reaching_directly
 from convsurgeon.scope import leave_weight_norm, take_contents
 from convsurgeon.structure import named_leaves
@@ -31,7 +32,7 @@ class Facts:
     `own_modes`: the submodules that ``train(mode)`` leaves in another mode than it is given, as the original's does.
     `inputs` and `outputs` name those that are 4-D, outputs by their path in what is returned. `stands_for`: the class
     of the submodule in whose place it stands, in a model that is still its own Python. `direct`: whether the generated
-    code reaches submodules directly.
+    code reaches submodules directly. `saves_as`: the original's class, if it saves or loads state in its own way.
     """
 
     captured_mode: Mode | None
@@ -41,9 +42,10 @@ class Facts:
     outputs: tuple[str, ...] = ()
     stands_for: type[nn.Module] | None = None
     direct: bool = False
+    saves_as: type[nn.Module] | None = None
 
 
-class ConvertedModule(fx.GraphModule):
+class ConvertedModule(KeepsState, fx.GraphModule):
     """A GraphModule that keeps what a stock one drops.
 
     Modules that forward never calls, aliases, hooks on the root, node metadata and the class survive `copy.deepcopy`,
@@ -74,12 +76,17 @@ class ConvertedModule(fx.GraphModule):
         leave_weight_norm(result, {str(node.target) for node in graph.find_nodes(op="get_attr")})
         result.__dict__["_convsurgeon"] = facts
         result.graph = graph
+        lend_methods(result, facts.stands_for, facts.saves_as)
         return result
 
     @property
     def _facts(self) -> Facts:
         facts: Facts = self.__dict__["_convsurgeon"]
         return facts
+
+    def _saves_as(self) -> type[nn.Module] | None:
+        facts: Facts | None = self.__dict__.get("_convsurgeon")
+        return None if facts is None else facts.saves_as
 
     @property
     def captured_mode(self) -> Mode | None:
@@ -219,13 +226,23 @@ _TAKEN = frozenset({*dir(ConvertedModule), "meta", "shape_env"}) - frozenset(dir
 
 
 def _contents(module: ConvertedModule) -> dict[str, Any]:
-    return {key: value for key, value in vars(module).items() if key not in ("_graph", "_in_spec", "_out_spec")}
+    """What is copied and pickled beside the graph: of what the class that it stands for leaves out, nothing."""
+    kind = module._facts.stands_for
+    held: Any = vars(module)
+    if kind is not None and pickles_in_its_own_way(kind):
+        state = as_its_kind(module, kind).__getstate__()
+        held = {**state, "_convsurgeon": module._facts} if isinstance(state, dict) else held
+    return {key: value for key, value in held.items() if key not in ("_graph", "_in_spec", "_out_spec")}
 
 
 def _fill(module: ConvertedModule, name: str, contents: Mapping[str, Any], graph: fx.Graph) -> ConvertedModule:
     type(module).__name__ = name
     module.__dict__.update(contents)
+    kind = module._facts.stands_for
+    if contents and kind is not None and pickles_in_its_own_way(kind):
+        as_its_kind(module, kind).__setstate__(contents)
     module.graph = graph
+    lend_methods(module, kind, module._facts.saves_as)
     return module
 
 

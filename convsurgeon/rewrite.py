@@ -17,6 +17,7 @@ from convsurgeon.islands.standing import become
 from convsurgeon.lifting import Candidate, marks_an_input
 from convsurgeon.origin import ORIGIN, Form, Origin
 from convsurgeon.own_modes import own_modes
+from convsurgeon.own_state import saves_as
 from convsurgeon.parts import Part
 from convsurgeon.planning import Border, Plan
 from convsurgeon.rules import Deferred, Lowered
@@ -75,7 +76,8 @@ def _rewritten(tree: nn.Module, original: nn.Module, capture: Capture, plan: Pla
     for node in capture.graph.find_nodes(op="get_attr"):
         _adopt_constant(tree, capture.root, str(node.target))
     stands_for = None if capture.path == "" else type(tree)
-    attributes = {} if stands_for is None else dict(vars(tree))
+    kind = saves_as(tree)
+    attributes = {} if stands_for is None and kind is None else dict(vars(tree))
     tree = _lift_tree(tree, capture.graph, plan)
     graph = _GraphWriter(capture.graph, plan).write()
     facts = Facts(
@@ -85,6 +87,7 @@ def _rewritten(tree: nn.Module, original: nn.Module, capture: Capture, plan: Pla
         tuple(port.name for port in plan.ports if port.kind == "input"),
         tuple(port.name for port in plan.ports if port.kind == "output"),
         stands_for,
+        saves_as=kind,
     )
     module = ConvertedModule.build(tree, graph, type(original).__name__, facts)
     taken = {*vars(module), *dir(ConvertedModule)}

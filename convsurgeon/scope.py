@@ -12,6 +12,7 @@ from torch.nn.modules.module import _WrappedHook
 from torch.nn.utils.weight_norm import WeightNorm
 
 from convsurgeon.errors import UnsupportedError
+from convsurgeon.own_state import KeepsState, as_its_kind, pickles_in_its_own_way, saves_as
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
@@ -43,25 +44,28 @@ def leave_weight_norm(module: nn.Module, read: Collection[str] = ()) -> None:
         module._forward_pre_hooks = type(hooks)(kept)
 
 
-class Scope(nn.Module):
+class Scope(KeepsState):
     """A place in the module tree whose forward was captured into the graph above it.
 
     It holds the submodules, parameters and buffers of the original module under their names, and its mode. Where the
-    original's class has its own way of saving or loading state, the place is of that class as well.
+    original's class has its own way of saving, loading or pickling, what the place holds is saved so as well.
     """
 
     @classmethod
     def of(cls, module: nn.Module) -> Scope:
         """The place of `module`, with what it holds and its plain attributes."""
         kind = type(module)
-        saves = any(getattr(kind, name) is not getattr(nn.Module, name) for name in _SAVING)
-        scope = _new_scope(kind) if saves else cls()
+        scope = _new_scope(kind if pickles_in_its_own_way(kind) else saves_as(module))
         take_contents(scope, module, attributes=True)
         leave_weight_norm(scope)
         for name in [name for name, value in vars(scope).items() if _is_weak(value)]:
             del scope.__dict__[name]
-        scope.__dict__["_convsurgeon_original"] = kind.__name__
+        vars(scope).setdefault("_convsurgeon_original", kind.__name__)  # which a place has already
         return scope
+
+    def _saves_as(self) -> type[nn.Module] | None:
+        kind: type[nn.Module] | None = vars(self).get("_convsurgeon_kind")
+        return kind
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Refuse: what this module computed is part of the converted model's graph.
@@ -82,15 +86,32 @@ class Scope(nn.Module):
         return list(self.children())[index] if isinstance(index, int) else self.get_submodule(index)
 
     def __reduce__(self) -> Any:
-        kind = type(self)
-        return (_new_scope, (kind.__mro__[2],), vars(self)) if kind is not Scope else super().__reduce__()
+        kind = self._saves_as()
+        if kind is None:
+            return super().__reduce__()
+        held = as_its_kind(self, kind).__getstate__() if pickles_in_its_own_way(kind) else vars(self)
+        return _new_scope, (kind,), (self._convsurgeon_original, held)
+
+    def __setstate__(self, state: Any) -> None:
+        kind = self._saves_as()
+        if kind is None:
+            super().__setstate__(state)  # type: ignore[no-untyped-call]
+        else:
+            name, held = state
+            as_its_kind(self, kind).__setstate__(held)
+            vars(self).update(_convsurgeon_kind=kind, _convsurgeon_original=name)  # what the class may leave out
 
 
-_SAVING = (
-    *("get_extra_state", "set_extra_state", "state_dict", "load_state_dict"),
-    *("_save_to_state_dict", "_load_from_state_dict"),
-)
-"""The methods by which a class may change what a state_dict holds."""
+class ExtraScope(Scope):
+    """The place of a module with extra state, which torch looks for in classes."""
+
+    def get_extra_state(self) -> Any:
+        """As the original's class gives it."""
+        return self._by_its_kind("get_extra_state")
+
+    def set_extra_state(self, state: Any) -> None:
+        """As the original's class takes it."""
+        self._by_its_kind("set_extra_state", state)
 
 
 def _is_weak(value: Any) -> bool:
@@ -99,7 +120,9 @@ def _is_weak(value: Any) -> bool:
     return any(isinstance(one, weakref.ref) for one in held)
 
 
-def _new_scope(kind: type[nn.Module]) -> Scope:
-    """An empty place that saves and loads as `kind` does."""
-    scope: Scope = object.__new__(type(f"Scope_{kind.__name__}", (Scope, kind), {}))
+def _new_scope(kind: type[nn.Module] | None) -> Scope:
+    """An empty place, which saves and loads as `kind` does."""
+    extra = kind is not None and kind.get_extra_state is not nn.Module.get_extra_state
+    scope: Scope = object.__new__(ExtraScope if extra else Scope)
+    vars(scope).update({} if kind is None else {"_convsurgeon_kind": kind})
     return scope

@@ -95,3 +95,29 @@ def test_a_class_with_slots_is_no_island_and_computed_in_place() -> None:
     conversion = convsurgeon.convert(Chooses().eval(), X)
     assert conversion.plan.capture.islands == ("layers.1",)
     assert conversion.plan.in_place == ("layers.0",)
+
+
+class Measured(nn.Module):
+    """Counts and looks through the layers of a part, and calls none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv1d(4, 8, 3), nn.ReLU(), nn.Conv1d(8, 4, 3))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return x if x.abs().mean() > 1e6 else self.features(x)
+
+    def told(self) -> Any:
+        channels = [layer.out_channels for layer in self.features if hasattr(layer, "out_channels")]
+        kernels = [layer.kernel_size for layer in self.features if hasattr(layer, "kernel_size")]
+        return len(self.features), channels, kernels, self.features[-1].in_channels, len(self.features[1:])
+
+
+def test_a_container_that_is_an_island_has_length_and_members() -> None:
+    model = Measured().eval()
+    conversion = convsurgeon.convert(model, X)
+    assert conversion.plan.capture.islands == ("features",)
+    for module in (conversion.module, copy.deepcopy(conversion.module), pickle.loads(pickle.dumps(conversion.module))):
+        assert module.told() == model.told()
+        torch.testing.assert_close(module(X), model(X))
+        assert 2 * len(module.features) == 6
