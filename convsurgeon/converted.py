@@ -221,7 +221,9 @@ def _restoring_grad_mode(forward: Callable[..., Any]) -> Callable[..., Any]:
     return restoring
 
 
-_TAKEN = frozenset({*dir(ConvertedModule), "meta", "shape_env"}) - frozenset(dir(nn.Module))
+_TAKEN = frozenset({*dir(ConvertedModule), *vars(fx.GraphModule({}, fx.Graph())), "meta", "shape_env"}) - frozenset(
+    {*dir(nn.Module), *vars(nn.Module())}
+)
 """The names of a GraphModule's own attributes, which would hide a submodule, parameter or buffer."""
 
 

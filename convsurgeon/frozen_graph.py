@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,7 +140,7 @@ def _importable(cls: Any) -> Any:
     name = f"{cls.__module__}.{cls.__qualname__}"
     if "<locals>" in name:
         return name
-    found: Any = importlib.import_module(cls.__module__)
+    found: Any = sys.modules.get(cls.__module__)
     for atom in cls.__qualname__.split("."):
         found = getattr(found, atom, None)
     return cls if found is cls else name

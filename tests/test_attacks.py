@@ -318,7 +318,7 @@ def test_a_class_saves_and_loads_as_before() -> None:
         torch.testing.assert_close(one(X), net(X))
 
 
-@pytest.mark.parametrize("name", ["graph", "code", "meta"])
+@pytest.mark.parametrize("name", ["graph", "code", "meta", "_graph", "_code"])
 def test_a_name_that_graph_modules_need(name: str) -> None:
     net = nn.Sequential()
     net.add_module(name, nn.Conv1d(3, 3, 1))

@@ -201,6 +201,16 @@ def test_a_graph_module_is_taken_as_it_is(model: Model) -> None:
     assert len(conversion.plan.convolutions) == 5
 
 
+def test_a_class_whose_module_can_not_be_imported_is_pickled_by_its_name() -> None:
+    class Block(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).relu()
+
+    Block.__module__, Block.__qualname__ = "ran_from_a_string", "Block"
+    module = convsurgeon.convert(nn.Sequential(Block(nn.Conv1d(2, 2, 3))), torch.randn(2, 2, 9)).module
+    assert torch.equal(pickle.loads(pickle.dumps(module))(x := torch.randn(2, 2, 9)), module(x))
+
+
 @pytest.mark.parametrize("protocol", [2, pickle.HIGHEST_PROTOCOL])
 def test_a_graph_that_names_a_memory_format_is_pickled(protocol: int) -> None:
     class Contiguous(nn.Sequential):
