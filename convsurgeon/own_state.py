@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import types
 from typing import Any
 
 from torch import fx, nn
@@ -24,8 +25,13 @@ def saves_as(module: nn.Module) -> type[nn.Module] | None:
 
 
 def pickles_in_its_own_way(kind: type[nn.Module]) -> bool:
-    """Whether a class says what of its modules is pickled, as one that holds a lock has to."""
-    return getattr(kind, "__getstate__", None) is not getattr(nn.Module, "__getstate__", None)
+    """Whether a class of the user's says what of its modules is pickled, as one that holds a lock has to.
+
+    Torch's own do so for what isn't in a graph: recurrent layers for references to their weights, parametrized ones, to
+    refuse.
+    """
+    told = getattr(kind, "__getstate__", None)
+    return isinstance(told, types.FunctionType) and not told.__module__.startswith("torch.")
 
 
 def as_its_kind(module: nn.Module, kind: type[nn.Module]) -> nn.Module:

@@ -315,7 +315,7 @@ class Reads(Holds):
 
 
 def test_a_weight_that_is_read_from_a_list_is_no_constant_of_an_exported_graph() -> None:
-    with pytest.raises(convsurgeon.CaptureError, match="Reads reads a parameter from a container"):
+    with pytest.raises(convsurgeon.CaptureError, match="forward finds otherwise than as an attribute"):
         convsurgeon.convert(Reads(), X, capture="export")
     model, other = Reads(), Reads()
     module = convsurgeon.convert(model, X, copy_weights=True).module
