@@ -19,7 +19,7 @@ from convsurgeon.spellings import module_of
 from convsurgeon.tuning.assignment import Assignment, assign
 from convsurgeon.tuning.functions import call_functions
 from convsurgeon.tuning.layouts import Layout
-from convsurgeon.tuning.realising import REALISATIONS, realisations
+from convsurgeon.tuning.realising import REALISATIONS, realisations, weights_in
 from convsurgeon.tuning.survey import Clock, Realisations, Surveyed, copying, is_convolution, meet, survey, weight_of
 from convsurgeon.tuning.traits import Traits, traits_of
 from convsurgeon.tuning.writing import Layouts, write_layouts
@@ -135,8 +135,7 @@ def carry_out(module: ConvertedModule, path: str, decision: Decision, sample: Sa
 
 def adds_weights(before: nn.Module, after: nn.Module) -> bool:
     """Whether rewrites have made more weights of those of a module in training mode, which training would part."""
-    counts = {sum(one.numel() for one in module.parameters()) for module in (before, after)}
-    return before.training and len(counts) > 1
+    return before.training and weights_in(before) != weights_in(after)
 
 
 def _survey(

@@ -39,10 +39,10 @@ def realisations(
             alone = _alone(module, node)
             if alone is None:
                 return
-            before = _weights(alone)
+            before = weights_in(alone)
             if not rewrite_exactly(alone, [name], axis.lower(value)).rewritten:
                 break
-            if module.training and _weights(alone) != before:
+            if module.training and weights_in(alone) != before:
                 break
             if layout == "last":
                 write_layouts(alone, Layouts(dict.fromkeys((one.name for one in alone.graph.nodes), "last"), {}, {}))
@@ -77,7 +77,8 @@ def _alone(module: ConvertedModule, node: fx.Node) -> ConvertedModule | None:
     return ConvertedModule.build(root.train(module.training), graph, "Convolution", facts)
 
 
-def _weights(module: nn.Module) -> int:
+def weights_in(module: nn.Module) -> int:
+    """How many numbers a module's parameters hold."""
     return sum(one.numel() for one in module.parameters())
 
 
