@@ -87,7 +87,7 @@ def _exported(model: nn.Module, sample: Sample, mode: bool | None, ways: Sequenc
     weights = Weights(clone)
     buffers = {f"{ByLeaves.PREFIX}.{name}" for name, _ in clone.named_buffers(remove_duplicate=False)}
     try:
-        with in_mode(clone, mode), without_autograd_functions(torch.Tensor), undone(clone) as left:
+        with in_mode(clone, mode), without_autograd_functions(), undone(clone) as left:
             exported = export_model(clone, sample, ways)
     except ExportFailed as error:
         raise CaptureError(_explain(model, error)) from error.first

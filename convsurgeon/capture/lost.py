@@ -20,25 +20,24 @@ class WouldBeLost(RuntimeError):
 
 
 @contextmanager
-def without_autograd_functions(of: type) -> Iterator[None]:
-    """Inside, a ``torch.autograd.Function`` refuses values `of` a kind: captured by its forward, it has no backward.
+def without_autograd_functions() -> Iterator[None]:
+    """Inside, a ``torch.autograd.Function`` of a user's can't be applied: captured by its forward, it has no backward.
 
-    So does one whose ``apply`` forward knows by another name (``reverse = Reverse.apply``): that is bound to torch's
-    function long before, which looks up what it calls in turn, below it.
+    It is refused where its context is made, for that is where every way meets: forward may know ``apply`` by another
+    name (``reverse = Reverse.apply``), bound long before, and from torch 2.14 that is not Python's.
     """
-    function: Any = torch.autograd.function._SingleLevelFunction
-    applied = torch._C._FunctionBase.__dict__["apply"]
+    context: Any = torch.autograd.function.BackwardCFunction
 
-    def refuse(cls: type, *args: Any, **kwargs: Any) -> Any:
-        if not _is_of_torch(cls) and any(isinstance(arg, of) for arg in (*args, *kwargs.values())):
-            raise WouldBeLost(f"{cls.__name__} is a torch.autograd.Function, whose backward a graph would lose")
-        return applied.__get__(None, cls)(*args, **kwargs)
+    def refuse(self: Any) -> None:
+        if not _is_of_torch(self._forward_cls):
+            name = self._forward_cls.__name__
+            raise WouldBeLost(f"{name} is a torch.autograd.Function, whose backward a graph would lose")
 
-    function.apply = classmethod(refuse)
+    context.__init__ = refuse
     try:
         yield
     finally:
-        del function.apply
+        del context.__init__
 
 
 def _is_of_torch(function: type) -> bool:

@@ -57,7 +57,7 @@ class ModelTracer(fx.Tracer):
         self._names = {id(p): name for name, p in (*root.named_parameters(), *root.named_buffers())}
         self._grad_enabled = torch.is_grad_enabled()
         self._weights = Weights(root)
-        with without_autograd_functions(fx.Proxy), _hooks_in_forward(root), self._weights:
+        with without_autograd_functions(), _hooks_in_forward(root), self._weights:
             graph = super().trace(root, concrete_args)
         for node, frames in self.frames.items():
             node.stack_trace = "\n".join(
