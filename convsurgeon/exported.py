@@ -23,7 +23,8 @@ from convsurgeon.origin import ORIGIN
 
 aten = torch.ops.aten
 _STATE = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
-_MUTATED = (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION, OutputKind.USER_INPUT_MUTATION)
+_MUTATED = [kind for kind in OutputKind if kind.name.endswith("_MUTATION")]
+"""By name, for torch 2.6 has none for a parameter."""
 
 
 def module_of_program(program: ExportedProgram) -> fx.GraphModule:

@@ -33,7 +33,7 @@ def write_guards(guards: Sequence[str], inputs: Sequence[fx.Node]) -> None:
     record = functools.partial(_recorded, tracer)
     functions: dict[str, Any] = SYMPY_INTERP
     known: dict[str, Any] = {name: record(function) for name, function in functions.items()}
-    known |= {**_OPERATORS, "math": _Recorded(record), "inf": math.inf}
+    known |= {**_OPERATORS, "math": _Recorded(math, record), "torch": _Recorded(torch, record), "inf": math.inf}
     known["max"] = lambda *values: functools.reduce(record(torch.sym_max), values)
     known["min"] = lambda *values: functools.reduce(record(torch.sym_min), values)
     sized = [_Sized(fx.Proxy(node, tracer)) for node in inputs]
@@ -103,13 +103,13 @@ class _Traceable(ast.NodeTransformer):
 
 
 class _Recorded:
-    """The module ``math`` as torch's guards ask it, its functions recorded."""
+    """A module as torch's guards ask it, ``math.trunc`` or (from 2.14) ``torch.sym_max``: its functions recorded."""
 
-    def __init__(self, recorded: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-        self._recorded = recorded
+    def __init__(self, module: Any, recorded: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        self._module, self._recorded = module, recorded
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        return self._recorded(getattr(math, name))
+        return self._recorded(getattr(self._module, name))
 
 
 class _Sized:
