@@ -19,7 +19,7 @@ from convsurgeon.errors import UnsupportedError
 from convsurgeon.frozen_graph import FrozenGraph, copied_graph, freeze_graph, thaw_graph
 from convsurgeon.own_state import KeepsState, as_its_kind, lend_methods, pickles_in_its_own_way
 from convsurgeon.reaching import reaching_directly
-from convsurgeon.scope import leave_weight_norm, take_contents
+from convsurgeon.scope import OwnModes, leave_weight_norm, set_own_modes, take_contents
 from convsurgeon.structure import named_leaves
 
 Mode = Literal["train", "eval"]
@@ -29,7 +29,7 @@ Mode = Literal["train", "eval"]
 class Facts:
     """What a converted module knows of its conversion.
 
-    `own_modes`: the submodules that ``train(mode)`` leaves in another mode than it is given, as the original's does.
+    `own_modes`: the modules that ``train(mode)`` leaves in another mode than it is given, as the original's does.
     `inputs` and `outputs` name those that are 4-D, outputs by their path in what is returned. `stands_for`: the class
     of the submodule in whose place it stands, in a model that is still its own Python. `direct`: whether the generated
     code reaches submodules directly. `saves_as`: the original's class, if it saves or loads state in its own way.
@@ -37,7 +37,7 @@ class Facts:
 
     captured_mode: Mode | None
     unit_axis: Literal[-2, -1]
-    own_modes: Mapping[bool, Mapping[str, bool]]
+    own_modes: OwnModes
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     stands_for: type[nn.Module] | None = None
@@ -92,6 +92,11 @@ class ConvertedModule(KeepsState, fx.GraphModule):
     def captured_mode(self) -> Mode | None:
         """The mode that the graph is frozen to, None where it follows ``train()`` and ``eval()``."""
         return self._facts.captured_mode
+
+    @property
+    def own_modes(self) -> OwnModes:
+        """What ``train(mode)`` of the original's leaves in another mode than it is given."""
+        return self._facts.own_modes
 
     @property
     def unit_axis(self) -> Literal[-2, -1]:
@@ -175,8 +180,7 @@ class ConvertedModule(KeepsState, fx.GraphModule):
                 f"{asked} mode; put the original in {asked} mode and convert it again"
             )
         super().train(mode)
-        for path, own in self._facts.own_modes.get(mode, {}).items():
-            self.get_submodule(path).training = own
+        set_own_modes(self, self.own_modes.get(mode, {}))
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ConvertedModule:

@@ -12,10 +12,11 @@ from convsurgeon.converted import ConvertedModule
 from convsurgeon.errors import UnsupportedError
 from convsurgeon.guard import WriteGuard
 from convsurgeon.rng import preserved_random_state
+from convsurgeon.scope import Scope
 
 
 def own_modes(model: nn.Module) -> dict[bool, dict[str, bool]]:
-    """The submodules that the model's own ``train`` leaves in another mode than it is given, such as frozen norms."""
+    """The modules that the model's own ``train`` leaves in another mode than it is given, such as frozen norms."""
     if not sets_modes_itself(model):
         return {}
     clone, found = clone_module(model, share_parameters), {}
@@ -26,7 +27,7 @@ def own_modes(model: nn.Module) -> dict[bool, dict[str, bool]]:
                 clone.train(mode)
             except (UnsupportedError, NotImplementedError):
                 continue  # a converted or exported part is of one mode, and so is the result
-            found[mode] = {name: m.training for name, m in clone.named_modules() if name and m.training is not mode}
+            found[mode] = {name: m.training for name, m in clone.named_modules() if m.training is not mode}
     return found
 
 
@@ -37,11 +38,17 @@ def in_training(model: nn.Module) -> nn.Module:
 
 def sets_modes_itself(model: nn.Module) -> bool:
     """Whether a module has a ``train`` of its own, by its class or hung on it."""
-    return any(_train_of(type(one)) not in _PLAIN or "train" in vars(one) for one in model.modules())
+    return any(map(_sets_modes, model.modules()))
 
 
-def _train_of(kind: Any) -> Any:
-    return kind.train
+def own_modes_of_parts(model: nn.Module) -> dict[str, dict[bool, dict[str, bool]]]:
+    """`own_modes` of each submodule with a ``train`` of its own, by name: it may be called on that one alone."""
+    return {name: own_modes(part) for name, part in model.named_modules() if name and _sets_modes(part)}
 
 
-_PLAIN = (nn.Module.train, ConvertedModule.train)
+def _sets_modes(module: nn.Module) -> bool:
+    """Whether ``train`` of this one module is its own, or a converted module's that knows of such."""
+    if isinstance(module, (ConvertedModule, Scope)):
+        return bool(module.own_modes)
+    kind: Any = type(module)
+    return kind.train is not nn.Module.train or "train" in vars(module)

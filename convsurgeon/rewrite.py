@@ -16,7 +16,7 @@ from convsurgeon.islands.in_place import convolve_in_place
 from convsurgeon.islands.standing import become
 from convsurgeon.lifting import Candidate, marks_an_input
 from convsurgeon.origin import ORIGIN, Form, Origin
-from convsurgeon.own_modes import own_modes
+from convsurgeon.own_modes import own_modes, own_modes_of_parts
 from convsurgeon.own_state import saves_as
 from convsurgeon.parts import Part
 from convsurgeon.planning import Border, Plan
@@ -89,6 +89,9 @@ def _rewritten(tree: nn.Module, original: nn.Module, capture: Capture, plan: Pla
         stands_for,
         saves_as=kind,
     )
+    for path, modes in own_modes_of_parts(original).items():
+        if isinstance(place := tree.get_submodule(path), Scope):
+            place.own_modes = modes
     module = ConvertedModule.build(tree, graph, type(original).__name__, facts)
     taken = {*vars(module), *dir(ConvertedModule)}
     vars(module).update({name: value for name, value in attributes.items() if name not in taken})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -14,6 +14,10 @@ from torch.nn.utils.weight_norm import WeightNorm
 from convsurgeon.errors import UnsupportedError
 from convsurgeon.own_state import KeepsState, as_its_kind, pickles_in_its_own_way, saves_as
 
+OwnModes = Mapping[bool, Mapping[str, bool]]
+"""By the mode that ``train`` is given, the modules that it leaves in another, by name, and which."""
+
+_MARK = "_convsurgeon_"
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
@@ -44,6 +48,12 @@ def leave_weight_norm(module: nn.Module, read: Collection[str] = ()) -> None:
         module._forward_pre_hooks = type(hooks)(kept)
 
 
+def set_own_modes(module: nn.Module, modes: Mapping[str, bool]) -> None:
+    """Set the mode of each module below `module` that is named, and of that one alone."""
+    for path, mode in modes.items():
+        module.get_submodule(path).training = mode
+
+
 class Scope(KeepsState):
     """A place in the module tree whose forward was captured into the graph above it.
 
@@ -58,14 +68,30 @@ class Scope(KeepsState):
         scope = _new_scope(kind if pickles_in_its_own_way(kind) else saves_as(module))
         take_contents(scope, module, attributes=True)
         leave_weight_norm(scope)
-        for name in [name for name, value in vars(scope).items() if _is_weak(value)]:
-            del scope.__dict__[name]
+        for name in [name for name, value in vars(scope).items() if _is_weak(value) or name == "train"]:
+            del scope.__dict__[name]  # a train that hangs on the original would set the original's mode
         vars(scope).setdefault("_convsurgeon_original", kind.__name__)  # which a place has already
         return scope
 
     def _saves_as(self) -> type[nn.Module] | None:
         kind: type[nn.Module] | None = vars(self).get("_convsurgeon_kind")
         return kind
+
+    @property
+    def own_modes(self) -> OwnModes:
+        """What ``train(mode)`` of the original's leaves in another mode than it is given."""
+        found: OwnModes = vars(self).get("_convsurgeon_own_modes", {})
+        return found
+
+    @own_modes.setter
+    def own_modes(self, modes: OwnModes) -> None:
+        vars(self)["_convsurgeon_own_modes"] = modes
+
+    def train(self, mode: bool = True) -> Scope:
+        """Set the mode, as the original's ``train`` does."""
+        super().train(mode)
+        set_own_modes(self, self.own_modes.get(mode, {}))
+        return self
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Refuse: what this module computed is part of the converted model's graph.
@@ -90,16 +116,17 @@ class Scope(KeepsState):
         if kind is None:
             return super().__reduce__()
         held = as_its_kind(self, kind).__getstate__() if pickles_in_its_own_way(kind) else vars(self)
-        return _new_scope, (kind,), (self._convsurgeon_original, held)
+        marks = {name: value for name, value in vars(self).items() if name.startswith(_MARK)}
+        return _new_scope, (kind,), (marks, held)
 
     def __setstate__(self, state: Any) -> None:
         kind = self._saves_as()
         if kind is None:
             super().__setstate__(state)  # type: ignore[no-untyped-call]
         else:
-            name, held = state
+            marks, held = state
             as_its_kind(self, kind).__setstate__(held)
-            vars(self).update(_convsurgeon_kind=kind, _convsurgeon_original=name)  # what the class may leave out
+            vars(self).update(marks)  # what the class may leave out
 
 
 class ExtraScope(Scope):

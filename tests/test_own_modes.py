@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import pickle
 from typing import Any
 
 import pytest
@@ -95,3 +98,61 @@ def test_a_train_method_that_only_raises_as_those_of_exported_programs() -> None
     program = torch.export.export(nn.Sequential(nn.Conv1d(4, 4, 3)).eval(), (X,))
     assert convsurgeon.convert(program).plan.lifted
     assert convsurgeon.convert(nn.Sequential(program.module(), nn.Conv1d(4, 2, 1)), X).plan.lifted
+
+
+class Frozen(nn.Module):
+    def __init__(self, norm: type[nn.Module] = nn.BatchNorm1d) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv1d(4, 4, 3), norm(4)
+
+    def train(self, mode: bool = True) -> Frozen:
+        super().train(mode)
+        self.norm.eval()
+        return self
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.conv(x))
+
+
+class Locked(Frozen):
+    """Pickles nothing of what it doesn't know."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if not name.startswith("_convsurgeon")}
+
+
+@pytest.mark.parametrize("kind", [Frozen, Locked])
+@pytest.mark.parametrize("copied", [lambda one: one, copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_a_part_is_trained_alone_as_its_own_class_does(kind: type[nn.Module], copied: Any) -> None:
+    model = nn.Sequential(kind(), nn.Conv1d(4, 2, 1)).eval()
+    module = copied(convsurgeon.convert(model, X, copy_weights=True).module)
+    for one in (model, module):
+        assert one.get_submodule("0").train().training
+    assert not module.get_submodule("0.norm").training
+    torch.testing.assert_close(module(X), model(X))
+
+
+def test_what_is_converted_again_keeps_its_own_modes() -> None:
+    model = nn.Sequential(Frozen(), nn.Conv1d(4, 2, 1))
+    module = convsurgeon.convert(convsurgeon.convert(model, X).module, X).module
+    assert not module.train().get_submodule("0.norm").training
+    assert not module.get_submodule("0").train().get_submodule("norm").training
+
+
+def test_a_model_that_never_trains_does_not_where_it_is_converted() -> None:
+    class Never(Frozen):
+        def train(self, mode: bool = True) -> Never:
+            nn.Module.train(self, False)
+            return self
+
+    module = convsurgeon.convert(Never().eval(), X).module
+    assert not any(one.training for one in module.train().modules())
+
+
+def test_a_train_hung_on_a_part_does_not_set_the_modes_of_the_original() -> None:
+    part = nn.Sequential(nn.Conv1d(4, 4, 3), nn.BatchNorm1d(4))
+    part.train = functools.partial(nn.Module.train, part)
+    model = nn.Sequential(part, nn.Conv1d(4, 2, 1)).eval()
+    module = convsurgeon.convert(model, X).module.train()
+    assert module.get_submodule("0.1").training
+    assert not part[1].training
