@@ -6,6 +6,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from convsurgeon.axis import UnitAxis
 from convsurgeon.cloning import clone_module, share_parameters
 from convsurgeon.errors import UnsupportedError
 from convsurgeon.frozen_graph import FrozenGraph, copied_graph, freeze_graph, thaw_graph
+from convsurgeon.hiding import restoring_names
 from convsurgeon.own_state import KeepsState, as_its_kind, lend_methods, pickles_in_its_own_way
 from convsurgeon.reaching import reaching_directly
 from convsurgeon.scope import OwnModes, leave_weight_norm, set_own_modes, take_contents
@@ -157,10 +159,10 @@ class ConvertedModule(KeepsState, fx.GraphModule):
     def recompile(self) -> Any:
         """Generate ``forward`` from the graph; one that changes the grad mode puts it back even where it fails."""
         facts: Facts | None = self.__dict__.get("_convsurgeon")
-        if facts is not None and facts.direct:
-            with self._graph.on_generate_code(reaching_directly(self, self._graph)):
-                code = super().recompile()
-        else:
+        with ExitStack() as transforms:
+            transforms.enter_context(self._graph.on_generate_code(restoring_names(self._graph)))
+            if facts is not None and facts.direct:
+                transforms.enter_context(self._graph.on_generate_code(reaching_directly(self, self._graph)))
             code = super().recompile()
         if any(node.target is torch._C._set_grad_enabled for node in self._graph.nodes):
             kind: Any = type(self)
