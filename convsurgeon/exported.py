@@ -5,20 +5,23 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import torch
 from torch import fx
 from torch._guards import detect_fake_mode
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
+from torch.export._unlift import _StatefulGraphModule
 from torch.export.graph_signature import ExportGraphSignature, InputKind, OutputKind, OutputSpec
 
 from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import fetch
 from convsurgeon.capture.arguments import admit
 from convsurgeon.capture.guards import write_guards
+from convsurgeon.cloning import clone_module, share_parameters
 from convsurgeon.converted import ConvertedModule
+from convsurgeon.errors import UnsupportedError
 from convsurgeon.origin import ORIGIN
 
 aten = torch.ops.aten
@@ -39,6 +42,35 @@ def module_of_program(program: ExportedProgram) -> fx.GraphModule:
         with module.graph.inserting_before(inputs[-1].next):
             write_guards(list(_sizes(program)), inputs)
     module.recompile()
+    return _of_one_mode(module)
+
+
+def is_of_program(model: object) -> TypeGuard[fx.GraphModule]:
+    """Whether a model is what ``module()`` of a program gives."""
+    return isinstance(model, _StatefulGraphModule)
+
+
+def without_hooks(module: fx.GraphModule) -> fx.GraphModule:
+    """What ``module()`` of a program gave, as a module that can be converted: its graph calls the guards already.
+
+    It shares its weights with `module`.
+
+    Raises:
+        UnsupportedError: the guards aren't in the graph, but in a hook that no converted graph can have.
+    """
+    if "_guards_fn" not in module._modules:
+        raise UnsupportedError(
+            "model was made of an exported program without the guards on its inputs (check_guards=False), which hold "
+            "the sizes that its graph is for; convert the program itself, or program.module()"
+        )
+    result: fx.GraphModule = clone_module(module, share_parameters)
+    for hooks in (result._forward_pre_hooks, result._forward_hooks):
+        for key in [key for key, hook in hooks.items() if hook.__module__ == _StatefulGraphModule.__module__]:
+            del hooks[key]
+    return _of_one_mode(result)
+
+
+def _of_one_mode(module: fx.GraphModule) -> fx.GraphModule:
     mode = _mode(module.graph)
     module.__dict__["captured_mode"] = mode
     for one in module.modules():

@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 from torch.nn.parameter import is_lazy
 
 from convsurgeon.errors import UnsupportedError
-from convsurgeon.exported import module_of_program
+from convsurgeon.exported import is_of_program, module_of_program, without_hooks
 from convsurgeon.remembering import remembered
 from convsurgeon.samples import Sample, as_samples
 from convsurgeon.verification import Tolerance
@@ -45,7 +45,8 @@ class Request:
         """What the arguments of `convert` or `plan`, which are `given` by name, ask for.
 
         Raises:
-            UnsupportedError: the model is wrapped for several devices, or a part of it is compiled.
+            UnsupportedError: the model is wrapped for several devices, a part of it is compiled, or it was made of an
+                exported program without its guards.
             TypeError, ValueError: a wrong argument.
         """
         program: ExportedProgram | None = None
@@ -54,6 +55,8 @@ class Request:
             program, model = model, module_of_program(model)
             if sample_inputs is None and program.example_inputs is not None:
                 sample_inputs = Sample(*program.example_inputs)
+        elif is_of_program(model):
+            model = without_hooks(model)
         elif isinstance(model, OptimizedModule):
             notes = ("torch.compile was taken off the model; compile the result",)
             while isinstance(model, OptimizedModule):

@@ -165,3 +165,20 @@ def test_a_region_without_gradient_stays_in_a_program_and_is_told_and_is_opened_
     whole.module(x).sum().backward()
     assert whole.module.stem.weight.grad is None
     assert whole.module.head.weight.grad is not None
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_a_module_of_a_program_keeps_its_guards_and_mode(mode: str) -> None:
+    given = exported(Model().train(mode == "train")).module()
+    conversion = convsurgeon.convert(given, convsurgeon.Sample((torch.randn(2, 4, 16),), {"scale": 2.0}))
+    assert conversion.plan.lifted
+    assert conversion.module.captured_mode == mode
+    conversion.module(torch.randn(3, 4, 9), scale=2.0)
+    with pytest.raises(AssertionError, match="Guard failed"):
+        conversion.module(torch.randn(2, 4, 600), scale=2.0)
+    assert given._forward_pre_hooks
+
+
+def test_a_module_of_a_program_without_guards_is_refused() -> None:
+    with pytest.raises(convsurgeon.UnsupportedError, match="convert the program itself"):
+        convsurgeon.convert(exported(Model().eval()).module(check_guards=False), torch.randn(2, 4, 16))
