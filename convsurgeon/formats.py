@@ -18,7 +18,7 @@ from convsurgeon.capture.exporting import doubled, quiet
 from convsurgeon.cloning import clone_module, copied, share_parameters
 from convsurgeon.conversion import Conversion
 from convsurgeon.converted import ConvertedModule
-from convsurgeon.errors import UnsupportedError
+from convsurgeon.errors import EquivalenceError, UnsupportedError
 from convsurgeon.guard import WriteGuard
 from convsurgeon.rng import RandomState, preserved_random_state
 from convsurgeon.samples import Sample
@@ -210,7 +210,16 @@ def _compared(module: nn.Module, run: Run, given: Sample, where: str) -> str:
             "equal\n"
             "  write a .pt2, or put the converted model in eval mode, where layers such as Dropout draw none"
         )
-    _require_equal(module, _Elsewhere(run, like), given, _ELSEWHERE)
+    try:
+        _require_equal(module, _Elsewhere(run, like), given, _ELSEWHERE)
+    except EquivalenceError as error:
+        if not any(one.training for one in module.modules()):
+            raise
+        raise UnsupportedError(
+            f"{type(module).__name__}, or a part of it, is in training mode, and {where} computes something else than "
+            "it does so, as for a BatchNorm, which takes the statistics of the batch in training\n"
+            "  write a .pt2, or put the converted model in eval mode"
+        ) from error
     return f"run by {where}, and equal to the converted model on the sample"
 
 

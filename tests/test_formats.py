@@ -194,6 +194,20 @@ def test_what_draws_random_numbers_can_not_be_compared_elsewhere(tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.models
+@pytest.mark.filterwarnings("ignore")  # torch's own, in its exporter
+def test_what_trains_is_not_what_runs_elsewhere(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    conversion = convsurgeon.convert(nn.Sequential(nn.Conv1d(4, 4, 3), nn.BatchNorm1d(4)).train(), X)
+    conversion.module.get_submodule("0").eval()
+    with pytest.raises(
+        UnsupportedError, match=r"(?s)a part of it, is in training mode, and onnxruntime computes.*eval mode"
+    ):
+        conversion.export(tmp_path / "trains.onnx")
+    conversion.module.eval()
+    assert "run by onnxruntime, and equal" in conversion.export(tmp_path / "trains.onnx")
+
+
 def test_a_sample_that_forward_writes_is_the_users(tmp_path: Path) -> None:
     class Scales(nn.Module):
         def __init__(self) -> None:
