@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from convsurgeon.axis import UnitAxis
 from convsurgeon.cloning import clone_module, share_parameters
 from convsurgeon.errors import UnsupportedError
+from convsurgeon.frozen_attributes import FROZEN, TellsWhatIsFrozen
 from convsurgeon.frozen_graph import FrozenGraph, copied_graph, freeze_graph, thaw_graph
 from convsurgeon.hiding import restoring_names
 from convsurgeon.own_state import KeepsState, as_its_kind, lend_methods, pickles_in_its_own_way
@@ -47,7 +48,7 @@ class Facts:
     saves_as: type[nn.Module] | None = None
 
 
-class ConvertedModule(KeepsState, fx.GraphModule):
+class ConvertedModule(TellsWhatIsFrozen, KeepsState, fx.GraphModule):
     """A GraphModule that keeps what a stock one drops.
 
     Modules that forward never calls, aliases, hooks on the root, node metadata and the class survive `copy.deepcopy`,
@@ -121,6 +122,15 @@ class ConvertedModule(KeepsState, fx.GraphModule):
                 raise
             found = inspect.getattr_static(kind, name)
             return found.__get__(self, kind) if hasattr(found, "__get__") else found
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute, by the property of the class that this module stands for where that has one."""
+        facts: Facts | None = vars(self).get("_convsurgeon")
+        found = None if facts is None else inspect.getattr_static(facts.stands_for, name, None)
+        if isinstance(found, property) and found.fset is not None and not hasattr(type(self), name):
+            found.fset(self, value)
+        else:
+            super().__setattr__(name, value)
 
     def reach_directly(self) -> None:
         """Generate code that reaches submodules faster, from now on; it can't be scripted."""
@@ -239,8 +249,12 @@ def _contents(module: ConvertedModule) -> dict[str, Any]:
     held: Any = vars(module)
     if kind is not None and pickles_in_its_own_way(kind):
         state = as_its_kind(module, kind).__getstate__()
-        held = {**state, "_convsurgeon": module._facts} if isinstance(state, dict) else held
+        held = {**state, **_own(vars(module))} if isinstance(state, dict) else held
     return {key: value for key, value in held.items() if key not in ("_graph", "_in_spec", "_out_spec")}
+
+
+def _own(held: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in held.items() if key in ("_convsurgeon", FROZEN)}
 
 
 def _fill(module: ConvertedModule, name: str, contents: Mapping[str, Any], graph: fx.Graph) -> ConvertedModule:

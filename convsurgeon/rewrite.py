@@ -12,6 +12,7 @@ from torch import fx, nn
 from convsurgeon.capture import Capture, Modules, fetch, inlined_paths, modules_of
 from convsurgeon.cloning import clone_module, copied, own, rewrap
 from convsurgeon.converted import ConvertedModule, Facts, load_1d_state
+from convsurgeon.frozen_attributes import FROZEN, frozen_attributes
 from convsurgeon.islands.in_place import convolve_in_place
 from convsurgeon.islands.standing import become
 from convsurgeon.lifting import Candidate, marks_an_input
@@ -95,6 +96,7 @@ def _rewritten(tree: nn.Module, original: nn.Module, capture: Capture, plan: Pla
     module = ConvertedModule.build(tree, graph, type(original).__name__, facts)
     taken = {*vars(module), *dir(ConvertedModule)}
     vars(module).update({name: value for name, value in attributes.items() if name not in taken})
+    vars(module)[FROZEN] = frozen_attributes(original)
     return module
 
 

@@ -12,6 +12,7 @@ from torch.nn.modules.module import _WrappedHook
 from torch.nn.utils.weight_norm import WeightNorm
 
 from convsurgeon.errors import UnsupportedError
+from convsurgeon.frozen_attributes import FROZEN, TellsWhatIsFrozen, frozen_attributes
 from convsurgeon.own_state import KeepsState, as_its_kind, pickles_in_its_own_way, saves_as
 
 OwnModes = Mapping[bool, Mapping[str, bool]]
@@ -54,7 +55,7 @@ def set_own_modes(module: nn.Module, modes: Mapping[str, bool]) -> None:
         module.get_submodule(path).training = mode
 
 
-class Scope(KeepsState):
+class Scope(TellsWhatIsFrozen, KeepsState):
     """A place in the module tree whose forward was captured into the graph above it.
 
     It holds the submodules, parameters and buffers of the original module under their names, and its mode. Where the
@@ -71,6 +72,7 @@ class Scope(KeepsState):
         for name in [name for name, value in vars(scope).items() if _is_weak(value) or name == "train"]:
             del scope.__dict__[name]  # a train that hangs on the original would set the original's mode
         vars(scope).setdefault("_convsurgeon_original", kind.__name__)  # which a place has already
+        vars(scope)[FROZEN] = frozen_attributes(module)
         return scope
 
     def _saves_as(self) -> type[nn.Module] | None:
