@@ -69,8 +69,7 @@ class ConvertedModule(TellsWhatIsFrozen, KeepsState, fx.GraphModule):
         Raises:
             UnsupportedError: the original holds something under a name that every GraphModule needs.
         """
-        taken = [name for name in (*tree._modules, *tree._parameters, *tree._buffers) if name in _TAKEN]
-        if taken:
+        if taken := hidden_state(tree):
             raise UnsupportedError(
                 f"{class_name}.{taken[0]} has a name that torch.fx.GraphModule uses for itself; rename it in the model"
             )
@@ -241,6 +240,16 @@ _TAKEN = frozenset({*dir(ConvertedModule), *vars(fx.GraphModule({}, fx.Graph()))
     {*dir(nn.Module), *vars(nn.Module())}
 )
 """The names of a GraphModule's own attributes, which would hide a submodule, parameter or buffer."""
+
+
+def hidden_state(module: nn.Module) -> list[str]:
+    """The submodules, parameters and buffers of a module that a GraphModule in its place would hide."""
+    return [name for name in (*module._modules, *module._parameters, *module._buffers) if name in _TAKEN]
+
+
+def hidden_attributes(module: nn.Module) -> list[str]:
+    """The other attributes that it would hide."""
+    return [] if isinstance(module, fx.GraphModule) else [name for name in vars(module) if name in _TAKEN]
 
 
 def _contents(module: ConvertedModule) -> dict[str, Any]:

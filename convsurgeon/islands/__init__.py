@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from convsurgeon.capture import Capture, capture_model
+from convsurgeon.converted import hidden_attributes, hidden_state
 from convsurgeon.errors import ConvSurgeonError
 from convsurgeon.faithful import Call, computes_the_same
 from convsurgeon.islands.readers import Reads, reads_of
@@ -114,6 +115,8 @@ class _Search:
             raise _NoIsland("it is a scripted module")
         if not can_become_another(module):
             raise _NoIsland(f"{type(module).__name__} has __slots__, or a layout in memory of its own")
+        if hidden := [*hidden_state(module), *hidden_attributes(module)]:
+            raise _NoIsland(f"{type(module).__name__}.{hidden[0]} has a name that torch.fx.GraphModule uses for itself")
         pinned, opened = self._pinned(path), self._opened(path)
         captured = capture_model(module, calls[0].sample, path=path, pinned=pinned, opened=opened)
         if captured.mode is not None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import ranks_of_convolutions
+from support import assert_same, ranks_of_convolutions
 from torch import nn
 
 import convsurgeon
@@ -121,3 +121,24 @@ def test_a_container_that_is_an_island_has_length_and_members() -> None:
         assert module.told() == model.told()
         torch.testing.assert_close(module(X), model(X))
         assert 2 * len(module.features) == 6
+
+
+@pytest.mark.parametrize("name", ["meta", "code", "_graph"])
+@pytest.mark.parametrize("held", [{"name": "block"}, nn.Parameter(torch.ones(4, 1))], ids=["attribute", "parameter"])
+def test_what_a_graph_in_its_place_would_hide_stays(name: str, held: Any) -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv1d(4, 4, 3)
+            setattr(self, name, held)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(x).relu()
+
+    model = Listed("list").eval()
+    model.held.append(Block())
+    model.block = model.held[-1]
+    conversion = convsurgeon.convert(model, X, capture="islands")
+    assert isinstance(conversion.module.block, Block)
+    assert_same(getattr(conversion.module.block, name), held)
+    assert ranks_of_convolutions(conversion.module, X)[-1] == (4, 4)
