@@ -27,6 +27,7 @@ _TORCH: dict[str, Any] = {
     "slice": operator.getitem,
     "size": "size",
     "contiguous": "contiguous",
+    "clone": "clone",
     "max_pool": F.max_pool2d,
     "avg_pool": F.avg_pool2d,
 }
@@ -40,6 +41,7 @@ _ATEN: dict[str, Any] = {
     "slice": aten.slice.Tensor,
     "size": aten.sym_size.int,
     "contiguous": aten.contiguous.default,
+    "clone": aten.clone.default,
     "max_pool": aten.max_pool2d.default,
     "avg_pool": aten.avg_pool2d.default,
 }
@@ -163,6 +165,12 @@ class NodeWriter:
     def contiguous(self, value: fx.Node) -> fx.Node:
         """Laid out as the original's value is."""
         return self.emit("contiguous", value)
+
+    def in_order(self, value: fx.Node) -> fx.Node:
+        """A copy, contiguous even to those who take one channel, or one element, for channels that come last."""
+        node = self.emit("clone", value)
+        node.kwargs = {"memory_format": torch.contiguous_format}
+        return node
 
     def pool(self, kind: str, value: fx.Node, taps: int, stride: int, padding: int = 0) -> fx.Node:
         """A pool along the length."""

@@ -21,6 +21,7 @@ from convsurgeon.exact.nodes import Memory
 from convsurgeon.exact.reader import Reader
 from convsurgeon.exact.shapes import Shapes, add_shapes, cost_of, name_in, shapes_of
 from convsurgeon.exact.sites import Norm, Site
+from convsurgeon.exact.strides import is_seen, lies_otherwise
 from convsurgeon.exact.undoing import all_or_nothing
 from convsurgeon.exact.writer import Writer
 from convsurgeon.origin import ORIGIN, Origin
@@ -38,15 +39,6 @@ _ORDER = (
 """The order in which rewrites are done, however they are asked for: makers of sites before their readers."""
 
 _SIZES = ("size", torch.ops.aten.sym_size.int)
-
-_STRIDED = ("getitem", "slice", "transpose", "permute")
-"""Operators whose results aren't contiguous."""
-
-_ANY_LAYOUT = frozenset(
-    {"pointwise", "conv1d", "conv_transpose1d", "convolution", "batch_norm", "pad", "pad1d", "cat", "mean", "sum"}
-    | {"max_pool1d", "avg_pool1d", "adaptive_avg_pool1d", "adaptive_max_pool1d", "linear", "interpolate"}
-)
-"""Rules of operators that compute the same from whatever layout, into a layout of their own."""
 
 
 @alone
@@ -218,9 +210,10 @@ class _Pass:
             if result is None:
                 return
             replaced = write.passed[-1] if write.passed else old
-            if name_in(self._module, result) in _STRIDED and self._needs_layout(replaced):
+            lies = lies_otherwise(result, _between(last, old), self._module)
+            if lies is not None and is_seen(replaced, lies, self._module):
                 known = self._memory.unfoldings.get(result)
-                result = write.contiguous(result)
+                result = write.contiguous(result) if lies == "cut" else write.in_order(result)
                 if known is not None:
                     self._memory.unfoldings[result] = known
         new = _between(last, old)
@@ -230,14 +223,6 @@ class _Pass:
         self._replace(replaced, result, [*write.absorbed, *write.passed[:-1], old])
         self._frozen |= write.frozen
         self._done.append(_Done(result.name, name, was, tuple(write.baked), before, new))
-
-    def _needs_layout(self, old: fx.Node) -> bool:
-        """Whether something may look at how the value is laid out."""
-        return any(
-            (origin := user.meta.get(ORIGIN)) is None
-            or (origin.rule not in _ANY_LAYOUT and origin.rule not in REWRITES)
-            for user in old.users
-        )
 
     def _sign(self, old: fx.Node, new: Iterable[fx.Node]) -> None:
         """Say of the new nodes where they come from; what is folded is in neither form, and said to be 1-D.

@@ -35,7 +35,7 @@ def is_pointwise(node: fx.Node, write: Writer) -> bool:
     """Whether the node is a pointwise operator on 2-D values and numbers alone, that writes to none of them."""
     origin: Any = node.meta.get(ORIGIN)
     pointwise = origin is not None and origin.rule == "pointwise"
-    return pointwise and bool(node.all_input_nodes) and not _writes(node, write.reader.module)
+    return pointwise and bool(node.all_input_nodes) and not writes(node, write.reader.module)
 
 
 def pointwise_behind(node: fx.Node, write: Writer) -> list[fx.Node]:
@@ -71,10 +71,11 @@ def writes_between(first: fx.Node, last: fx.Node, write: Writer) -> bool:
 
 def _writes_a_value(node: fx.Node, module: nn.Module) -> bool:
     """Whether a node writes to what the graph computes, and not to a buffer."""
-    return _writes(node, module) and any(one.op != "get_attr" for one in node.all_input_nodes[:1])
+    return writes(node, module) and any(one.op != "get_attr" for one in node.all_input_nodes[:1])
 
 
-def _writes(node: fx.Node, module: nn.Module) -> bool:
+def writes(node: fx.Node, module: nn.Module) -> bool:
+    """Whether a node writes to what it takes."""
     if node.op == "call_module":
         return getattr(module.get_submodule(str(node.target)), "inplace", False) is True
     if node.op == "call_method":

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import itertools
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from exact_support import CAPTURES, rewritten, wide
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
@@ -148,6 +150,58 @@ def test_a_view_behind_sees_the_layout_of_the_original() -> None:
             return self.conv(x).view(2, -1)
 
     rewritten(Flat(), wide(2, 2, 21), ["fold_dilation"], lengths=(22, 23))
+
+
+class Behind(nn.Module):
+    def __init__(self, conv: nn.Module, read: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.conv, self.read = conv, read
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.read(self.conv(x))
+
+
+OTHERWISE: dict[str, Callable[[], nn.Module]] = {
+    "crop_padding": lambda: nn.ConvTranspose1d(2, 4, 4, 2, 1),
+    "transposed_as_convolution": lambda: nn.ConvTranspose1d(2, 4, 4, 2, 1),
+    "fold_dilation": lambda: nn.Conv1d(2, 4, 3, dilation=2),
+    "convolution_as_product": lambda: nn.Sequential(nn.Conv1d(2, 1, 3), nn.Conv1d(1, 4, 3, padding=1)),
+    "fold_into_channels:4": lambda: nn.Conv1d(2, 4, 4, 2),
+    "fold_into_channels:8": lambda: nn.Conv1d(2, 4, 4, 2),
+}
+READERS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "outputs": lambda y: y,
+    "in place": lambda y: y.relu_(),
+    "view": lambda y: y.view(y.shape[0], -1),
+    "view, in place": lambda y: y.relu_().view(y.shape[0], -1),
+    "view of a pool": lambda y: F.max_pool1d(torch.relu(y), 2).view(y.shape[0], -1),
+    "stride": lambda y: y * torch.relu(y).stride(1),
+    "as_strided": lambda y: torch.relu(y).as_strided((2, 3, 4), (7, 5, 1)),
+    "write to a reshape": lambda y: (y.reshape(-1).mul_(2), y)[1],
+    "dropout": lambda y: F.dropout(F.max_pool1d(y, 2), 0.5, True),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_what_reads_strides_behind_a_rewrite_reads_those_of_the_original(name: str, reader: str) -> None:
+    torch.manual_seed(0)
+    model, x = Behind(OTHERWISE[name](), READERS[reader]).eval(), torch.randn(2, 2, 43)
+    conversion = convsurgeon.convert(model, x, exact=[name])
+    assert conversion.exact.rewritten
+    torch.manual_seed(1)
+    expected = model(x)
+    torch.manual_seed(1)
+    torch.testing.assert_close(conversion.module(x), expected, check_stride=True)
+
+
+def test_no_copy_stands_behind_a_rewrite_where_nothing_reads_strides() -> None:
+    cut = nn.Sequential(nn.Conv1d(2, 2, 3, dilation=2), nn.ReLU(inplace=True), nn.Conv1d(2, 2, 3))
+    turned = Behind(nn.Conv1d(2, 4, 3), lambda y: F.linear(torch.relu(y), torch.ones(5, 7)))
+    for model, name in ((cut, "fold_dilation"), (turned, "convolution_as_product")):
+        conversion = convsurgeon.convert(model.eval(), torch.randn(2, 2, 9), exact=[name])
+        (note,) = conversion.exact.rewritten
+        assert not {"contiguous", "clone"} & set(note.became.split()), note
 
 
 def test_only_selected_places_are_rewritten() -> None:
