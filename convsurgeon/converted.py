@@ -39,7 +39,7 @@ class Facts:
     """
 
     captured_mode: Mode | None
-    unit_axis: Literal[-2, -1]
+    axis: UnitAxis
     own_modes: OwnModes
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
@@ -103,7 +103,7 @@ class ConvertedModule(TellsWhatIsFrozen, KeepsState, fx.GraphModule):
     @property
     def unit_axis(self) -> Literal[-2, -1]:
         """Where the unit axis stands in 2-D values."""
-        return self._facts.unit_axis
+        return self._facts.axis.position
 
     @property
     def inputs_in_2d(self) -> tuple[str, ...]:
@@ -146,7 +146,7 @@ class ConvertedModule(TellsWhatIsFrozen, KeepsState, fx.GraphModule):
     def inputs_2d(self, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The original's arguments as this module takes them: 4-D where ``io="2d"`` made them so."""
         bound = inspect.signature(self.forward).bind(*args, **kwargs)
-        lift = UnitAxis(self.unit_axis).lift
+        lift = self._facts.axis.lift
         if isinstance(self.graph._codegen, fx.graph._PyTreeCodeGen):
             leaves, spec = pytree.tree_flatten(tuple(bound.arguments.values()))
             names = [node.target for node in self.graph.find_nodes(op="placeholder")]
@@ -161,7 +161,7 @@ class ConvertedModule(TellsWhatIsFrozen, KeepsState, fx.GraphModule):
 
     def outputs_1d(self, outputs: Any) -> Any:
         """What this module returns, in the shapes of the original."""
-        lower, lifted = UnitAxis(self.unit_axis).lower, self._facts.outputs
+        lower, lifted = self._facts.axis.lower, self._facts.outputs
         leaves = [lower(leaf) if f"output{path}" in lifted else leaf for path, leaf in named_leaves(outputs)]
         return pytree.tree_unflatten(leaves, pytree.tree_structure(outputs))
 
@@ -211,6 +211,11 @@ class ConvertedModule(TellsWhatIsFrozen, KeepsState, fx.GraphModule):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _new, (), (type(self).__name__, _contents(self), freeze_graph(self._graph)), None, None, _restore
+
+
+def axis_of(module: ConvertedModule) -> UnitAxis:
+    """The unit axis as the module was planned; an attribute would take a name that a submodule may have."""
+    return module._facts.axis
 
 
 def shared_copy(module: nn.Module) -> nn.Module:

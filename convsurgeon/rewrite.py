@@ -83,7 +83,7 @@ def _rewritten(tree: nn.Module, original: nn.Module, capture: Capture, plan: Pla
     graph = _GraphWriter(capture.graph, plan).write()
     facts = Facts(
         capture.mode,
-        plan.unit_axis,
+        plan.axis,
         own_modes(original),
         tuple(port.name for port in plan.ports if port.kind == "input"),
         tuple(port.name for port in plan.ports if port.kind == "output"),

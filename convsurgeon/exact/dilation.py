@@ -30,7 +30,7 @@ def fold_dilation(conv: Convolution, write: Writer) -> fx.Node | Refusal | None:
         return Refusal(f"its padding_mode is {conv.padding_mode!r}; separate_padding takes that out of it")
     if conv.taps == 1:
         padding = write.pair(conv.pads[0], 0)
-        numbers = Numbers(stride=write.pair(conv.stride, 1), padding=padding, groups=conv.groups)
+        numbers = Numbers(stride=write.steps(conv.stride), padding=padding, groups=conv.groups)
         return write.convolution(conv, conv.input, numbers)
     if conv.stride > 1:
         return Refusal(f"its stride is {conv.stride}, and steps of {conv.dilation} and {conv.stride} make no rows")

@@ -27,7 +27,7 @@ def split_kernel(conv: Convolution, write: Writer) -> fx.Node | Refusal | None:
     if conv.padding_mode != "zeros":
         return Refusal(f"its padding_mode is {conv.padding_mode!r}; separate_padding takes that out of it")
     padded = write.pad(conv.input, *conv.pads)
-    stride, dilation = write.pair(conv.stride, 1), write.pair(conv.dilation, 1)
+    stride, dilation = write.steps(conv.stride), write.steps(conv.dilation)
     total: fx.Node | None = None
     for part, kernel in enumerate(conv.kernel.split(write.limit, -1)):
         before = part * write.limit * conv.dilation

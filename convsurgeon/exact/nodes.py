@@ -174,7 +174,7 @@ class NodeWriter:
 
     def pool(self, kind: str, value: fx.Node, taps: int, stride: int, padding: int = 0) -> fx.Node:
         """A pool along the length."""
-        pairs = [self.pair(one, unit) for one, unit in ((taps, 1), (stride, 1), (padding, 0))]
+        pairs = self.pair(taps, 1), self.steps(stride), self.pair(padding, 0)
         if kind == "max":
             return self.emit("max_pool", value, *pairs)
         return self.emit("avg_pool", value, *pairs)
@@ -185,7 +185,13 @@ class NodeWriter:
 
     def pair(self, along: int, unit: int) -> tuple[int, int]:
         """A number for the length as one for both axes."""
-        return (unit, along) if self.axis.position == -2 else (along, unit)
+        both: tuple[int, int] = self.axis.pair((along,), unit=unit)
+        return both
+
+    def steps(self, along: int) -> tuple[int, int]:
+        """A stride or dilation of the length as one for both axes, equal on them where the plan asks for that."""
+        both: tuple[int, int] = self.axis.steps((along,))
+        return both
 
     # -- folding
 

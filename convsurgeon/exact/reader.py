@@ -9,10 +9,9 @@ import torch
 from torch import fx, nn
 from torch._ops import OpOverload
 
-from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import fetch, modules_of
 from convsurgeon.capture.tracer import has_hooks
-from convsurgeon.converted import ConvertedModule
+from convsurgeon.converted import ConvertedModule, axis_of
 from convsurgeon.exact.arguments import LAYERS, arguments
 from convsurgeon.exact.shapes import Shapes
 from convsurgeon.exact.sites import Convolution, Held, Linear, Norm, Pool, Site, Spelled
@@ -33,7 +32,7 @@ class Reader:
 
     def __init__(self, module: ConvertedModule, shapes: Shapes) -> None:
         self.module = module
-        self.axis = UnitAxis(module.unit_axis)
+        self.axis = axis_of(module)
         self.is_aten = is_aten(module.graph)
         self._shapes = shapes
         self._modules = modules_of(module)

@@ -26,7 +26,7 @@ def crop_padding(conv: Convolution, write: Writer) -> fx.Node | Refusal | None:
     padding, missing = conv.pads[0], max(0, conv.output_padding - conv.pads[0])
     kernel = _without_gaps(conv)
     weight = conv.axis.lift(F.pad(kernel, (0, missing)) if missing else kernel)  # itself, where it stays as it is
-    numbers = Numbers(weight, stride=write.pair(conv.stride, 1), groups=conv.groups, transposed=True)
+    numbers = Numbers(weight, stride=write.steps(conv.stride), groups=conv.groups, transposed=True)
     whole = write.convolution(conv, conv.input, numbers)
     behind = padding - conv.output_padding + missing
     return write.crop(whole, padding, -behind or None)

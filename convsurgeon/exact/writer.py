@@ -69,9 +69,9 @@ class Writer(NodeWriter):
         numbers = Numbers(
             weight,
             site.bias.value if bias is None and site.bias is not None else bias,
-            self.pair(site.stride, 1),
+            self.steps(site.stride),
             padding,
-            self.pair(site.dilation, 1),
+            self.steps(site.dilation),
             site.groups if groups is None else groups,
             site.transposed,
             self.pair(site.output_padding, 0),

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import fetch
 from convsurgeon.cloning import clone_module, rewrap, share
-from convsurgeon.converted import ConvertedModule, Facts
+from convsurgeon.converted import ConvertedModule, Facts, axis_of
 from convsurgeon.exact import rewrite_exactly
 from convsurgeon.origin import ORIGIN, Origin
 from convsurgeon.tuning.layouts import LAYOUTS, Layout, laid_out
@@ -32,7 +31,7 @@ def realisations(
     Nothing for a convolution whose weights are computed, or that takes more than one value. In training
     mode a rewrite that fills up a kernel with zeros, or repeats a bias, isn't taken: training would tell them apart.
     """
-    axis = UnitAxis(module.unit_axis)
+    axis = axis_of(module)
     for name in REALISATIONS:
         found: dict[Layout, Callable[[], torch.Tensor]] = {}
         for layout in LAYOUTS:
@@ -73,7 +72,7 @@ def _alone(module: ConvertedModule, node: fx.Node) -> ConvertedModule | None:
         root.add_module("op", clone_module(module.get_submodule(str(node.target)), share))
         new.target = "op"
     graph.output(new).meta[ORIGIN] = Origin("output", "", "2d")
-    facts = Facts(None, module.unit_axis, {}, ("x",), ("output",))
+    facts = Facts(None, axis_of(module), {}, ("x",), ("output",))
     return ConvertedModule.build(root.train(module.training), graph, "Convolution", facts)
 
 

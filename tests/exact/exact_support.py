@@ -39,9 +39,10 @@ def rewritten(
     lengths: Iterable[int] = (),
     unit_axis: Literal[-2, -1] = -2,
     capture: Any = "trace",
+    square: bool = False,
 ) -> tuple[torch.nn.Module, Notes]:
     """The converted and rewritten model and its notes, once it is known to be equal on the sample and other lengths."""
-    conversion = convsurgeon.convert(model, sample, capture=capture, unit_axis=unit_axis, verify=False)
+    conversion = convsurgeon.convert(model, sample, capture=capture, unit_axis=unit_axis, square=square, verify=False)
     notes = rewrite_exactly(conversion.module, names, sample)
     batches = sample.shape[:-1]
     for length in (sample.shape[-1], *lengths):
