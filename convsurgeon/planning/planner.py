@@ -63,7 +63,7 @@ def make_plan(
         two_d=frozenset(node.name for node in forms.two_d),
         restored={
             **dict(restored_operands(survey.candidates, forms.lifted, capture.graph, facts, axis)),
-            **dict(aligned_operands(forms.lifted, lowered, capture.graph, axis)),
+            **dict(aligned_operands(forms.lifted, lowered, capture.graph)),
         },
     )
 

@@ -96,8 +96,9 @@ class Rule:
     others stay as they are. `must`: the operator is why we are here, and runs lifted wherever it can. `contiguous`: the
     1-D operator makes contiguous what it is given, or what it returns; the 2-D one would see channels_last instead.
     `query`: its answer is no tensor. `unpacks`: it may take a tuple of values apart. `reorders`: a view whose gradient
-    has its axes in another order in memory. `trusts_gradient`: torch's kernel misreads such a gradient in 2-D.
-    `asks_length`: its answer depends on whether the length is one by construction.
+    has its axes in another order in memory. `relays`: one that hands such an order on, where it ends a region.
+    `trusts_gradient`: torch's kernel misreads such a gradient in 2-D. `asks_length`: its answer depends on whether the
+    length is one by construction.
     """
 
     operator: str
@@ -108,6 +109,7 @@ class Rule:
     query: bool
     unpacks: bool
     reorders: bool
+    relays: bool
     trusts_gradient: bool
     asks_length: bool
 
@@ -135,6 +137,7 @@ def rule(
     query: bool = False,
     unpacks: bool = False,
     reorders: bool = False,
+    relays: bool = False,
     trusts_gradient: bool = False,
     asks_length: bool = False,
 ) -> Callable[[L], L]:
@@ -142,7 +145,7 @@ def rule(
 
     def register(lift: L) -> L:
         for operator in operators:
-            flags = must, contiguous, query, unpacks, reorders, trusts_gradient, asks_length
+            flags = must, contiguous, query, unpacks, reorders, relays, trusts_gradient, asks_length
             RULES[operator] = Rule(operator, lift, lifts, *flags)
         return lift
 

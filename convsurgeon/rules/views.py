@@ -24,7 +24,7 @@ from convsurgeon.rules.base import (
 )
 
 
-@rule("view", "reshape")
+@rule("view", "reshape", relays=True)
 def lift_view(op: Arguments, axis: UnitAxis) -> Ways | Refusal:
     """A view of (N, C, L) in a shape is that of (N, C, 1, L), and one in a 2-D shape is the 2-D form of the result.
 
@@ -103,7 +103,7 @@ def lift_unsqueeze(op: Arguments, axis: UnitAxis) -> Ways | Refusal:
     return *lifted, *(() if both is None else (Raised("unflatten", dim=both[0], sizes=both[1]),))
 
 
-@rule("squeeze", asks_length=True)
+@rule("squeeze", relays=True, asks_length=True)
 def lift_squeeze(op: Arguments, axis: UnitAxis) -> Ways | Refusal:
     """``squeeze`` of axes before the length leaves the unit axis where it is; or takes it along, and ends a region.
 

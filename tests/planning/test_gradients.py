@@ -109,6 +109,52 @@ def test_so_it_has_where_axes_are_reordered_outside_of_the_region(
         torch.testing.assert_close(found[1], found[0])
 
 
+ENDS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "a border": lambda y: y,
+    "gelu": F.gelu,
+    "a reshape": lambda y: y.reshape(y.shape[0], 6, 1, -1).squeeze(2),
+}
+
+
+@pytest.mark.parametrize(("norm", "batch"), [(nn.BatchNorm1d, 1), (nn.InstanceNorm1d, 1), (nn.InstanceNorm1d, 3)])
+@pytest.mark.parametrize("unit_axis", [-2, -1])
+@pytest.mark.parametrize("name", ENDS)
+def test_so_it_has_where_what_follows_the_region_puts_time_first(
+    name: str, unit_axis: Any, norm: type[nn.Module], batch: int
+) -> None:
+    class Ends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv1d(4, 6, 3, padding=1), norm(6, affine=True)  # type: ignore[call-arg]
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return ENDS[name](self.norm(self.conv(x)))
+
+    model, x = Ends().double(), torch.randn(batch, 4, 5).double()
+    converted = convsurgeon.convert(model, x, unit_axis=unit_axis, copy_weights=True).module
+    found = []
+    for module in (model, converted):
+        y = module(x).permute(2, 0, 1)
+        (y * torch.arange(y.numel()).reshape(y.shape).sin()).sum().backward()
+        found.append([p.grad.flatten() for p in module.parameters() if p.grad is not None])
+    torch.testing.assert_close(found[1], found[0])
+
+
+def test_so_it_has_where_a_batch_of_one_is_squeezed_and_transposed() -> None:
+    class Single(Tagger):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(self.conv(x)).squeeze(0)
+
+    model, x = Single(BEHIND["transpose"]).double(), torch.randn(1, 4, 5).double()
+    converted = convsurgeon.convert(model, x, copy_weights=True).module
+    found = []
+    for module in (model, converted):
+        y = module(x).T
+        (y * torch.arange(y.numel()).reshape(y.shape).sin()).sum().backward()
+        found.append([p.grad.flatten() for p in module.parameters() if p.grad is not None])
+    torch.testing.assert_close(found[1], found[0])
+
+
 def test_with_the_unit_axis_last_the_norm_is_lifted_too() -> None:
     plan = convsurgeon.plan(Tagger(BEHIND["transpose"]), torch.randn(2, 4, 5), unit_axis=-1)
     assert "BatchNorm1d" in {step.operator for step in plan.lifted}
