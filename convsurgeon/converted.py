@@ -160,9 +160,9 @@ class ConvertedModule(TellsWhatIsFrozen, KeepsState, fx.GraphModule):
         return bound.args, bound.kwargs
 
     def outputs_1d(self, outputs: Any) -> Any:
-        """What this module returns, in the shapes of the original."""
-        lower, lifted = self._facts.axis.lower, self._facts.outputs
-        leaves = [lower(leaf) if f"output{path}" in lifted else leaf for path, leaf in named_leaves(outputs)]
+        """What this module returns, in the shapes of the original; a slice lays out their gradients anew."""
+        lower, lifted, sliced = self._facts.axis.lower, self._facts.outputs, torch.ops.aten.slice.Tensor
+        leaves = [lower(sliced(leaf, 0)) if f"output{path}" in lifted else leaf for path, leaf in named_leaves(outputs)]
         return pytree.tree_unflatten(leaves, pytree.tree_structure(outputs))
 
     def recompile(self) -> Any:

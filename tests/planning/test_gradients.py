@@ -155,6 +155,19 @@ def test_so_it_has_where_a_batch_of_one_is_squeezed_and_transposed() -> None:
     torch.testing.assert_close(found[1], found[0])
 
 
+@pytest.mark.parametrize("unit_axis", [-2, -1])
+def test_so_it_has_where_the_region_ends_in_an_output_in_2d(unit_axis: Any) -> None:
+    model = nn.Sequential(nn.Conv1d(4, 6, 3, padding=1), nn.BatchNorm1d(6)).double()
+    x = torch.randn(1, 4, 5).double()
+    converted = convsurgeon.convert(model, x, unit_axis=unit_axis, io="2d", copy_weights=True).module
+    found = []
+    for module, call in ((model, model), (converted, converted.call_1d)):
+        y = call(x).permute(2, 0, 1)
+        (y * torch.arange(y.numel()).reshape(y.shape).sin()).sum().backward()
+        found.append([p.grad.flatten() for p in module.parameters() if p.grad is not None])
+    torch.testing.assert_close(found[1], found[0])
+
+
 def test_with_the_unit_axis_last_the_norm_is_lifted_too() -> None:
     plan = convsurgeon.plan(Tagger(BEHIND["transpose"]), torch.randn(2, 4, 5), unit_axis=-1)
     assert "BatchNorm1d" in {step.operator for step in plan.lifted}
