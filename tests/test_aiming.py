@@ -92,6 +92,23 @@ def test_equal_strides_are_made_where_they_are_asked_for(tmp_path: Path) -> None
     assert conversion.fit.fits
 
 
+def test_and_for_what_a_rewrite_that_was_asked_for_makes(tmp_path: Path) -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv1d(1, 4, 3), nn.Conv1d(4, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.b(self.a(x).mean(-1, keepdim=True))
+            return y
+
+    equal = limit("stride", "equal = true").replace('"convolution", "depthwise_convolution"', '"average_pool"')
+    conversion = convsurgeon.convert(
+        Pooled().eval(), X, target=profile(tmp_path, equal), exact=["fix_pool"], strict=True
+    )
+    assert conversion.plan.square
+
+
 def test_what_no_rewrite_mends_stays_and_is_told(tmp_path: Path) -> None:
     path = profile(tmp_path, limit("out_channels", "max = 4"))
     conversion = convsurgeon.convert(network(), X, target=path)
