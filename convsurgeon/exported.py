@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, Literal, TypeGuard
@@ -35,7 +36,7 @@ def module_of_program(program: ExportedProgram) -> fx.GraphModule:
 
     It shares its weights with the program.
     """
-    module: fx.GraphModule = program.module(check_guards=False)
+    module = unlifted(program)
     module._forward_pre_hooks.clear()  # torch's own check reads metadata that no converted graph has
     inputs = module.graph.find_nodes(op="placeholder")
     if inputs:
@@ -43,6 +44,13 @@ def module_of_program(program: ExportedProgram) -> fx.GraphModule:
             write_guards(list(_sizes(program)), inputs)
     module.recompile()
     return _of_one_mode(module)
+
+
+def unlifted(program: ExportedProgram) -> fx.GraphModule:
+    """``program.module()`` without torch's own guards in the graph, which has them from torch 2.9."""
+    guards = {"check_guards": False} if "check_guards" in inspect.signature(program.module).parameters else {}
+    module: fx.GraphModule = program.module(**guards)
+    return module
 
 
 def is_of_program(model: object) -> TypeGuard[fx.GraphModule]:

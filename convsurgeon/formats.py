@@ -19,6 +19,7 @@ from convsurgeon.cloning import clone_module, copied, share_parameters
 from convsurgeon.conversion import Conversion
 from convsurgeon.converted import ConvertedModule
 from convsurgeon.errors import EquivalenceError, UnsupportedError
+from convsurgeon.exported import unlifted
 from convsurgeon.guard import WriteGuard
 from convsurgeon.rng import RandomState, preserved_random_state
 from convsurgeon.samples import Sample
@@ -152,7 +153,7 @@ def _write_program(program: ExportedProgram, module: nn.Module, given: Sample, p
         torch.export.save(program, path)
     with torch.device("cpu"):  # torch reads weights into tensors of the default device, and refuses another than theirs
         read = torch.export.load(path)
-    _require_equal(module, read.module(check_guards=False), given, None)
+    _require_equal(module, unlifted(read), given, None)
     return "read again, and equal to the converted model on the sample"
 
 
