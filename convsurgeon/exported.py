@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import operator
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, Literal, TypeGuard
@@ -23,6 +24,7 @@ from convsurgeon.capture.guards import write_guards
 from convsurgeon.cloning import clone_module, share_parameters
 from convsurgeon.converted import ConvertedModule
 from convsurgeon.errors import UnsupportedError
+from convsurgeon.exact.checks import of_length
 from convsurgeon.origin import ORIGIN
 
 aten = torch.ops.aten
@@ -191,6 +193,8 @@ class _Lifter:
             elif (target := self._written_back(node)) is not None:
                 self._nodes[node] = self._nodes[node.args[1]]
                 written[target] = self._as_held(node)
+            elif node.target is of_length:
+                self._nodes[node] = self._asserted(node)
             else:
                 self._nodes[node] = self._graph.node_copy(node, self._nodes.__getitem__)
         return self._graph, self._signature(written)
@@ -238,6 +242,16 @@ class _Lifter:
             return value
         change = aten.squeeze.dim if first.meta[ORIGIN].form == "2d" else aten.unsqueeze.default
         return self._graph.call_function(change, (value, self._axis.position))
+
+    def _asserted(self, node: fx.Node) -> fx.Node:
+        """A value whose length a rewrite fixed: a program asserts that by operators of its own."""
+        fixed, length, axis = node.args
+        assert isinstance(fixed, fx.Node)
+        value = self._nodes[fixed]
+        size = self._graph.call_function(aten.sym_size.int, (value, axis))
+        fits = self._graph.call_function(operator.eq, (size, length))
+        self._graph.call_function(aten._assert_scalar.default, (fits, f"a pool is fixed to the length {length}"))
+        return value
 
     def _signature(self, written: Mapping[str, fx.Node]) -> ExportGraphSignature:
         (output,) = self._module.graph.find_nodes(op="output")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -182,3 +183,26 @@ def test_a_module_of_a_program_keeps_its_guards_and_mode(mode: str) -> None:
 def test_a_module_of_a_program_without_guards_is_refused() -> None:
     with pytest.raises(convsurgeon.UnsupportedError, match="convert the program itself"):
         convsurgeon.convert(exported(Model().eval()).module(check_guards=False), torch.randn(2, 4, 16))
+
+
+class Averaged(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv1d(4, 4, 3), nn.Conv1d(4, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.b(self.a(x).mean(-1, keepdim=True))
+        return y
+
+
+@pytest.mark.parametrize("length", [Dim("length", min=4, max=512), None])
+def test_the_length_that_a_pool_is_fixed_to_is_asserted_in_a_program(length: Any, tmp_path: Path) -> None:
+    model, x = Averaged().eval(), torch.randn(2, 4, 16)
+    program = export(model, (x,), dynamic_shapes={"x": {2: length}})
+    conversion = convsurgeon.convert(program, x, exact=["fix_pool"])
+    result = conversion.exported_program.module()
+    torch.testing.assert_close(result(x), model(x))
+    if length is not None:
+        with pytest.raises(AssertionError, match="14"):
+            result(torch.randn(2, 4, 17))
+    conversion.export(tmp_path / "model.pt2")

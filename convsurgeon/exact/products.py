@@ -63,15 +63,16 @@ def _dense(write: Writer, windows: fx.Node, matrix: fx.Node, bias: fx.Node | Non
 
 def _grouped(write: Writer, conv: Convolution, windows: fx.Node, matrix: fx.Node, bias: fx.Node | None) -> fx.Node:
     """(N, g C, T, K) and (g C_out, C K) -> (N, T, g C_out); with the batch among the rows no weight repeats."""
-    parts = _emit(write, "unflatten", windows, 1, [conv.groups, -1])
+    inputs, outputs = (of // conv.groups for of in conv.channels)
+    parts = _emit(write, "unflatten", windows, 1, [conv.groups, inputs])
     rows = _emit(write, "flatten", write.emit("permute", parts, [1, 0, 3, 2, 4]), 3)
     tall = _emit(write, "flatten", rows, 1, 2)
-    kernels = write.transpose(_emit(write, "unflatten", matrix, 0, [conv.groups, -1]), 1, 2)
+    kernels = write.transpose(_emit(write, "unflatten", matrix, 0, [conv.groups, outputs]), 1, 2)
     if bias is None:
         made = _emit(write, "bmm", tall, kernels)
     else:
         made = _emit(write, "baddbmm", write.emit("reshape", bias, [conv.groups, 1, -1]), tall, kernels)
-    apart = _emit(write, "unflatten", made, 1, [write.size(windows, 0), -1])
+    apart = _emit(write, "unflatten", made, 1, [write.size(windows, 0), write.size(windows, 2)])
     return _emit(write, "flatten", write.emit("permute", apart, [1, 2, 0, 3]), 2)
 
 
