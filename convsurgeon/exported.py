@@ -68,16 +68,21 @@ def without_hooks(module: fx.GraphModule) -> fx.GraphModule:
     Raises:
         UnsupportedError: the guards aren't in the graph, but in a hook that no converted graph can have.
     """
-    if "_guards_fn" not in module._modules:
+    if _of_torch(module._forward_pre_hooks) and "_guards_fn" not in module._modules:
         raise UnsupportedError(
             "model was made of an exported program without the guards on its inputs (check_guards=False), which hold "
             "the sizes that its graph is for; convert the program itself, or program.module()"
         )
     result: fx.GraphModule = clone_module(module, share_parameters)
     for hooks in (result._forward_pre_hooks, result._forward_hooks):
-        for key in [key for key, hook in hooks.items() if hook.__module__ == _StatefulGraphModule.__module__]:
+        for key in _of_torch(hooks):
             del hooks[key]
     return _of_one_mode(result)
+
+
+def _of_torch(hooks: Mapping[int, Any]) -> list[int]:
+    """The keys of those that ``program.module()`` hangs on what it makes."""
+    return [key for key, hook in hooks.items() if hook.__module__ == _StatefulGraphModule.__module__]
 
 
 def _of_one_mode(module: fx.GraphModule) -> fx.GraphModule:

@@ -22,6 +22,7 @@ from convsurgeon.profiling.watching import Key, Watch, blank
 from convsurgeon.rng import preserved_random_state
 from convsurgeon.samples import Sample
 from convsurgeon.spellings import module_of, operator_name
+from convsurgeon.spellings.functions import name_of
 from convsurgeon.timing import LEAST_ROUNDS, timed_in_turn
 
 __all__ = ["Cost", "Profile", "profiled"]
@@ -144,7 +145,8 @@ def _stands_for(node: fx.Node) -> tuple[str, _Change | None]:
     if origin is None:
         return node.name, None
     if origin.rule == "border":
-        return origin.node, ("border", "unsqueeze" if origin.form == "2d" else "squeeze")
+        lifts = name_of(node.target) == "unsqueeze"  # a squeeze may have a slice before it
+        return origin.node, ("border", "unsqueeze" if lifts else "squeeze")
     return origin.node, ("layout", "layout") if origin.rule == "layout" else None
 
 
