@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from convsurgeon.axis import UnitAxis
 from convsurgeon.cloning import clone_module, share_parameters
 from convsurgeon.errors import UnsupportedError
-from convsurgeon.frozen_attributes import FROZEN, TellsWhatIsFrozen
+from convsurgeon.frozen_attributes import FROZEN, tell_if_frozen
 from convsurgeon.frozen_graph import FrozenGraph, copied_graph, freeze_graph, thaw_graph
 from convsurgeon.hiding import restoring_names
 from convsurgeon.own_state import KeepsState, as_its_kind, lend_methods, pickles_in_its_own_way
@@ -48,7 +48,7 @@ class Facts:
     saves_as: type[nn.Module] | None = None
 
 
-class ConvertedModule(TellsWhatIsFrozen, KeepsState, fx.GraphModule):
+class ConvertedModule(KeepsState, fx.GraphModule):
     """A GraphModule that keeps what a stock one drops.
 
     Modules that forward never calls, aliases, hooks on the root, node metadata and the class survive `copy.deepcopy`,
@@ -123,13 +123,17 @@ class ConvertedModule(TellsWhatIsFrozen, KeepsState, fx.GraphModule):
             return found.__get__(self, kind) if hasattr(found, "__get__") else found
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute, by the property of the class that this module stands for where that has one."""
+        """Set an attribute, by the property of the class that this module stands for where that has one.
+
+        Where the graph holds it at another value, warn.
+        """
         facts: Facts | None = vars(self).get("_convsurgeon")
         found = None if facts is None else inspect.getattr_static(facts.stands_for, name, None)
         if isinstance(found, property) and found.fset is not None and not hasattr(type(self), name):
             found.fset(self, value)
-        else:
-            super().__setattr__(name, value)
+            return
+        tell_if_frozen(self, name, value)
+        super().__setattr__(name, value)
 
     def reach_directly(self) -> None:
         """Generate code that reaches submodules faster, from now on; it can't be scripted."""

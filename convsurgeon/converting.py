@@ -134,12 +134,14 @@ def convert(
     planned, plan_ = _planned(request, source, choice, include, exclude, **options)
     parts, found = [part for part, _ in planned], None
 
-    def made(copy_weights: bool = copy_weights) -> tuple[nn.Module, Notes]:
-        result = rewrite(source, planned, plan_, copy_weights=copy_weights)
+    def made(own_weights: bool = copy_weights) -> tuple[nn.Module, Notes]:
+        result = rewrite(source, planned, plan_, copy_weights=own_weights)
         return result, rewrite_parts(result, parts, wanted)
 
-    if aim is not None and not square and asks_for_square(made(copy_weights=False)[0], aim, samples[0]):
-        planned, plan_ = _planned(request, source, choice, include, exclude, **{**options, "square": True})
+    if aim is not None and not square:
+        trial, _ = made(own_weights=False)
+        if asks_for_square(trial, aim, samples[0]):
+            planned, plan_ = _planned(request, source, choice, include, exclude, **{**options, "square": True})
     watch.lap("plan")
     weight_map = WeightMap.of(source if choice.whole is None else choice.whole.captured.root, plan_.moved, unit_axis)
     if aim is None:

@@ -70,8 +70,8 @@ def without_hooks(module: fx.GraphModule) -> fx.GraphModule:
     """
     if _of_torch(module._forward_pre_hooks) and "_guards_fn" not in module._modules:
         raise UnsupportedError(
-            "model was made of an exported program without the guards on its inputs (check_guards=False), which hold "
-            "the sizes that its graph is for; convert the program itself, or program.module()"
+            "model was made of an exported program, and its graph is without the guards on its inputs "
+            "(check_guards=False, or torch before 2.9), which hold the sizes that it is for; convert the program itself"
         )
     result: fx.GraphModule = clone_module(module, share_parameters)
     for hooks in (result._forward_pre_hooks, result._forward_hooks):

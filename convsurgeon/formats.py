@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from torch.export import Dim, ExportedProgram
+from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 
 from convsurgeon.capture.exporting import doubled, quiet
@@ -214,11 +215,11 @@ def _compared(module: nn.Module, run: Run, given: Sample, where: str) -> str:
     try:
         _require_equal(module, _Elsewhere(run, like), given, _ELSEWHERE)
     except EquivalenceError as error:
-        if not any(one.training for one in module.modules()):
+        if not any(isinstance(one, _NormBase) and one.training for one in module.modules()):
             raise
         raise UnsupportedError(
             f"{type(module).__name__}, or a part of it, is in training mode, and {where} computes something else than "
-            "it does so, as for a BatchNorm, which takes the statistics of the batch in training\n"
+            "its norms do so, which take the statistics of the batch\n"
             "  write a .pt2, or put the converted model in eval mode"
         ) from error
     return f"run by {where}, and equal to the converted model on the sample"

@@ -23,29 +23,30 @@ def frozen_attributes(module: nn.Module) -> dict[str, Any]:
     if FROZEN in vars(module):
         known: dict[str, Any] = vars(module)[FROZEN]
         return known
-    read = _read_by_forward(type(module)) - _OF_EVERY_MODULE
-    return {name: value for name, value in vars(module).items() if name in read and isinstance(value, _PLAIN)}
+    held = {
+        name: inspect.getattr_static(module, name, ...) for name in _read_by_forward(type(module)) - _OF_EVERY_MODULE
+    }
+    return {name: value for name, value in held.items() if isinstance(value, _PLAIN)}
 
 
-class TellsWhatIsFrozen(nn.Module):
-    """A module whose forward is in a graph: it warns where an attribute is set that the graph holds at a value."""
+def tell_if_frozen(module: nn.Module, name: str, value: Any) -> None:
+    """Warn where an attribute is being set that the module's graph holds at another value.
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute, as ``nn.Module`` does."""
-        frozen = vars(self).get(FROZEN, {})
-        if name in frozen and (type(value) is not type(frozen[name]) or value != frozen[name]):
-            kind: str = self._get_name()  # type: ignore[no-untyped-call]
-            warnings.warn(
-                f"{kind}.{name} was {frozen[name]!r} when the model was captured, and the graph holds it "
-                f"at that: what is computed doesn't follow {value!r}; set it on the original, and convert that again",
-                stacklevel=2,
-            )
-        super().__setattr__(name, value)
+    It is called by ``__setattr__``, and the warning is of the line that calls that.
+    """
+    frozen = vars(module).get(FROZEN, {})
+    if name in frozen and (type(value) is not type(frozen[name]) or value != frozen[name]):
+        kind: str = module._get_name()
+        warnings.warn(
+            f"{kind}.{name} was {frozen[name]!r} when the model was captured, and the graph holds it "
+            f"at that: what is computed doesn't follow {value!r}; set it on the original, and convert that again",
+            stacklevel=3,
+        )
 
 
 @remembered
 def _read_by_forward(kind: Any) -> frozenset[str]:
-    """The names of all attributes that ``forward`` reads of anything, itself or in methods and properties it uses."""
+    """The names of all attributes that ``forward`` reads of its module, itself or in methods and properties it uses."""
     found, new = set[str](), {"forward"}
     while new:
         found |= new
@@ -63,8 +64,15 @@ def _codes(kind: type, name: str) -> Iterator[types.CodeType]:
             yield function.__code__
 
 
-def _read_in(code: types.CodeType) -> Iterator[str]:
-    yield from (str(one.argval) for one in dis.get_instructions(code) if one.opname in ("LOAD_ATTR", "LOAD_METHOD"))
+def _read_in(code: types.CodeType, own: str = "") -> Iterator[str]:
+    """The attributes that code reads of its first argument, which code inside of it knows by the name `own`."""
+    own, loaded = own or next(iter(code.co_varnames), ""), ""
+    for one in dis.get_instructions(code):
+        if one.opname == "LOAD_SUPER_ATTR" or (one.opname in ("LOAD_ATTR", "LOAD_METHOD") and loaded == own):
+            yield str(one.argval)
+        if one.opname != "EXTENDED_ARG":
+            names = one.argval if isinstance(one.argval, tuple) else (one.argval,)  # some load two at once
+            loaded = str(names[-1]) if one.opname.startswith(("LOAD_FAST", "LOAD_DEREF")) else ""
     for inner in code.co_consts:
         if isinstance(inner, types.CodeType):
-            yield from _read_in(inner)
+            yield from _read_in(inner, own)

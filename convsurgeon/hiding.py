@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import re
 from collections.abc import Callable
 
 from torch import fx
@@ -24,7 +25,9 @@ def restoring_names(graph: fx.Graph) -> Callable[[Transform | None], Transform]:
     }
 
     def transformed(lines: list[str]) -> list[str]:
-        used = _names("".join(line for line in lines if line not in read)) if read else ()
+        code = "".join(line for line in lines if line not in read)
+        maybe = any(re.search(rf"\b{name}\b", code) for name in read.values())
+        used = _names(code) if maybe else ()  # to parse it takes far longer
         return [line + _statement(read[line]) if read.get(line) in used else line for line in lines]
 
     return lambda before: transformed if before is None else lambda lines: transformed(before(lines))

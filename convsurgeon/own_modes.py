@@ -12,22 +12,36 @@ from convsurgeon.converted import ConvertedModule
 from convsurgeon.errors import UnsupportedError
 from convsurgeon.guard import WriteGuard
 from convsurgeon.rng import preserved_random_state
-from convsurgeon.scope import Scope
+from convsurgeon.scope import OwnModes, Scope
 
 
-def own_modes(model: nn.Module) -> dict[bool, dict[str, bool]]:
-    """The modules that the model's own ``train`` leaves in another mode than it is given, such as frozen norms."""
-    if not sets_modes_itself(model):
+def own_modes(model: nn.Module) -> dict[str, OwnModes]:
+    """What the model's own ``train`` leaves in another mode than it is given, such as frozen norms, under "".
+
+    And that of each submodule with a ``train`` of its own, under its name: it may be called on that one alone.
+    """
+    names = [name for name, part in model.named_modules() if _sets_modes(part)]
+    if not names:
         return {}
     clone, found = clone_module(model, share_parameters), {}
     # it may merge an adapter into the weights
     with preserved_random_state(), torch.no_grad(), WriteGuard(model):
-        for mode in (True, False):
-            try:
-                clone.train(mode)
-            except (UnsupportedError, NotImplementedError):
-                continue  # a converted or exported part is of one mode, and so is the result
-            found[mode] = {name: m.training for name, m in clone.named_modules() if m.training is not mode}
+        for name in dict.fromkeys(["", *names]):
+            # a converted or exported part is of one mode, and so is the result; what of a model's own may not be
+            # trained alone, and is never asked to by the model, refuses that by whatever error it likes
+            refusals = Exception if name else (UnsupportedError, NotImplementedError)
+            found[name] = _left_by_train(clone.get_submodule(name), refusals)
+    return found
+
+
+def _left_by_train(module: nn.Module, refusals: type[Exception] | tuple[type[Exception], ...]) -> OwnModes:
+    found = {}
+    for mode in (True, False):
+        try:
+            module.train(mode)
+        except refusals:
+            continue
+        found[mode] = {name: one.training for name, one in module.named_modules() if one.training is not mode}
     return found
 
 
@@ -39,11 +53,6 @@ def in_training(model: nn.Module) -> nn.Module:
 def sets_modes_itself(model: nn.Module) -> bool:
     """Whether a module has a ``train`` of its own, by its class or hung on it."""
     return any(map(_sets_modes, model.modules()))
-
-
-def own_modes_of_parts(model: nn.Module) -> dict[str, dict[bool, dict[str, bool]]]:
-    """`own_modes` of each submodule with a ``train`` of its own, by name: it may be called on that one alone."""
-    return {name: own_modes(part) for name, part in model.named_modules() if name and _sets_modes(part)}
 
 
 def _sets_modes(module: nn.Module) -> bool:

@@ -55,12 +55,12 @@ class Request:
             program, model = model, module_of_program(model)
             if sample_inputs is None and program.example_inputs is not None:
                 sample_inputs = Sample(*program.example_inputs)
-        elif is_of_program(model):
-            model = without_hooks(model)
         elif isinstance(model, OptimizedModule):
             notes = ("torch.compile was taken off the model; compile the result",)
             while isinstance(model, OptimizedModule):
                 model = model._orig_mod
+        if program is None and is_of_program(model):
+            model = without_hooks(model)
         if not isinstance(model, nn.Module):
             raise TypeError(
                 f"model is a {type(model).__name__}; accepted: a torch.nn.Module, a torch.fx.GraphModule or a "

@@ -17,7 +17,7 @@ from convsurgeon.islands.in_place import convolve_in_place
 from convsurgeon.islands.standing import become
 from convsurgeon.lifting import Candidate, marks_an_input
 from convsurgeon.origin import ORIGIN, Form, Origin
-from convsurgeon.own_modes import own_modes, own_modes_of_parts
+from convsurgeon.own_modes import own_modes
 from convsurgeon.own_state import saves_as
 from convsurgeon.parts import Part
 from convsurgeon.planning import Border, Plan
@@ -81,18 +81,19 @@ def _rewritten(tree: nn.Module, original: nn.Module, capture: Capture, plan: Pla
     attributes = {} if stands_for is None and kind is None else dict(vars(tree))
     tree = _lift_tree(tree, capture.graph, plan)
     graph = _GraphWriter(capture.graph, plan).write()
+    modes = own_modes(original)
     facts = Facts(
         capture.mode,
         plan.axis,
-        own_modes(original),
+        modes.pop("", {}),
         tuple(port.name for port in plan.ports if port.kind == "input"),
         tuple(port.name for port in plan.ports if port.kind == "output"),
         stands_for,
         saves_as=kind,
     )
-    for path, modes in own_modes_of_parts(original).items():
+    for path, left in modes.items():
         if isinstance(place := tree.get_submodule(path), Scope):
-            place.own_modes = modes
+            place.own_modes = left
     module = ConvertedModule.build(tree, graph, type(original).__name__, facts)
     taken = {*vars(module), *dir(ConvertedModule)}
     vars(module).update({name: value for name, value in attributes.items() if name not in taken})

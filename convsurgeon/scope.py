@@ -12,7 +12,7 @@ from torch.nn.modules.module import _WrappedHook
 from torch.nn.utils.weight_norm import WeightNorm
 
 from convsurgeon.errors import UnsupportedError
-from convsurgeon.frozen_attributes import FROZEN, TellsWhatIsFrozen, frozen_attributes
+from convsurgeon.frozen_attributes import FROZEN, frozen_attributes, tell_if_frozen
 from convsurgeon.own_state import KeepsState, as_its_kind, pickles_in_its_own_way, saves_as
 
 OwnModes = Mapping[bool, Mapping[str, bool]]
@@ -55,7 +55,7 @@ def set_own_modes(module: nn.Module, modes: Mapping[str, bool]) -> None:
         module.get_submodule(path).training = mode
 
 
-class Scope(TellsWhatIsFrozen, KeepsState):
+class Scope(KeepsState):
     """A place in the module tree whose forward was captured into the graph above it.
 
     It holds the submodules, parameters and buffers of the original module under their names, and its mode. Where the
@@ -74,6 +74,11 @@ class Scope(TellsWhatIsFrozen, KeepsState):
         vars(scope).setdefault("_convsurgeon_original", kind.__name__)  # which a place has already
         vars(scope)[FROZEN] = frozen_attributes(module)
         return scope
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute, as ``nn.Module`` does, and warn where the graph holds it at another value."""
+        tell_if_frozen(self, name, value)
+        super().__setattr__(name, value)
 
     def _saves_as(self) -> type[nn.Module] | None:
         kind: type[nn.Module] | None = vars(self).get("_convsurgeon_kind")

@@ -168,10 +168,12 @@ def test_a_region_without_gradient_stays_in_a_program_and_is_told_and_is_opened_
     assert whole.module.head.weight.grad is not None
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("mode", ["train", "eval"])
-def test_a_module_of_a_program_keeps_its_guards_and_mode(mode: str) -> None:
+def test_a_module_of_a_program_keeps_its_guards_and_mode(mode: str, compiled: bool) -> None:
     given = exported(Model().train(mode == "train")).module()
-    conversion = convsurgeon.convert(given, convsurgeon.Sample((torch.randn(2, 4, 16),), {"scale": 2.0}))
+    model: Any = torch.compile(given) if compiled else given
+    conversion = convsurgeon.convert(model, convsurgeon.Sample((torch.randn(2, 4, 16),), {"scale": 2.0}))
     assert conversion.plan.lifted
     assert conversion.module.captured_mode == mode
     conversion.module(torch.randn(3, 4, 9), scale=2.0)

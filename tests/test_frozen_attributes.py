@@ -18,9 +18,11 @@ X = torch.randn(2, 4, 16)
 
 
 class Block(nn.Module):
+    gain = 1.0
+
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self._causal, self.note = nn.Conv1d(4, 4, 5), False, ""
+        self.conv, self._causal, self.note, self.device = nn.Conv1d(4, 4, 5), False, "", "cpu"
 
     @property
     def causal(self) -> bool:
@@ -35,7 +37,7 @@ class Block(nn.Module):
 
     @torch.enable_grad()
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv(self.padded(x)).relu()
+        return self.conv(self.padded(x.to(x.device))).relu() * self.gain
 
 
 class Net(nn.Module):
@@ -70,8 +72,12 @@ def test_to_set_what_an_island_holds_is_told(copied: Any) -> None:
 def test_to_set_what_a_graph_holds_is_told(copied: Any) -> None:
     first = convsurgeon.convert(Net().eval(), X).module
     for module in (copied(first), copied(convsurgeon.convert(first, X).module)):
-        with pytest.warns(UserWarning, match=r"Net\.scale was 2\.0 when"):
+        with pytest.warns(UserWarning, match=r"Net\.scale was 2\.0 when") as told:
             module.scale = 3.0
+        assert {one.filename for one in told} == {__file__}
+        with pytest.warns(UserWarning, match=r"Scope\[Block\]\.gain was 1\.0 when") as told:
+            module.block.gain = 2.0
+        assert {one.filename for one in told} == {__file__}
         with pytest.warns(UserWarning, match=r"Scope\[Block\]\._causal was False when"):
             module.block._causal = True
 
@@ -81,5 +87,5 @@ def test_what_forward_does_not_read_and_what_stays_are_set_in_silence() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         module.scale = 2.0
-        module.block.note = "seen"
+        module.block.note, module.block.device = "seen", "meta"  # of its module, forward reads neither
         module.train().eval().requires_grad_(False).double()

@@ -156,3 +156,21 @@ def test_a_train_hung_on_a_part_does_not_set_the_modes_of_the_original() -> None
     module = convsurgeon.convert(model, X).module.train()
     assert module.get_submodule("0.1").training
     assert not part[1].training
+
+
+def test_a_part_that_may_not_be_trained_alone_is_asked_to_by_nobody() -> None:
+    class ForGood(Frozen):
+        def train(self, mode: bool = True) -> ForGood:
+            raise RuntimeError("it is frozen for good")
+
+    class Above(nn.Sequential):
+        def train(self, mode: bool = True) -> Above:
+            self.training = mode
+            self[1].train(mode)
+            return self
+
+    part = ForGood()
+    for one in part.modules():
+        one.training = False
+    module = convsurgeon.convert(Above(part, nn.Conv1d(4, 2, 1)), X).module.train()
+    assert {name for name, one in module.named_modules() if not one.training} == {"0", "0.conv", "0.norm"}

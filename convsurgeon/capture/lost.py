@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
+from torch.utils import checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from convsurgeon.cloning import memory_of
@@ -41,7 +42,12 @@ def without_autograd_functions() -> Iterator[None]:
 
 
 def _is_of_torch(function: type) -> bool:
-    """Whether torch's own machinery for exporting applies it, and not in the place of a user's, as dynamo does."""
+    """Whether torch's own machinery applies it, and not in the place of a user's, as dynamo does.
+
+    That is what exports, and, up to torch 2.6, what saves the inputs of a checkpoint, whose backward nothing calls.
+    """
+    if function is getattr(checkpoint, "_NoopSaveInputs", None):
+        return True
     return function.__module__.startswith("torch._") and function.__module__ != "torch._functorch.autograd_function"
 
 

@@ -32,6 +32,8 @@ _FRESH = "linear"
 _QUERIES = frozenset({"size", "dim", "numel", "sym_size"})
 """Rules of operators that tell of a value what is the same in every layout."""
 
+_BLIND = _ANY_LAYOUT | _QUERIES
+
 
 def lies_otherwise(result: fx.Node, new: Collection[fx.Node], module: ConvertedModule) -> Otherwise | None:
     """How the result of a rewrite that wrote these nodes lies, if not as the original's does; None if it does.
@@ -53,13 +55,14 @@ def lies_otherwise(result: fx.Node, new: Collection[fx.Node], module: ConvertedM
 
 def is_seen(value: fx.Node, lies: Otherwise, module: ConvertedModule) -> bool:
     """Whether something behind may look at how the value lies, or at what lies alike for that."""
-    alike = [value]
-    for one in alike:
-        for user in one.users:
+    alike, left = {value}, [value]
+    while left:
+        for user in left.pop().users:
             origin = user.meta.get(ORIGIN)
-            if origin is None or origin.rule not in _ANY_LAYOUT | _QUERIES | REWRITES.keys():
+            if origin is None or (origin.rule not in _BLIND and origin.rule not in REWRITES):
                 return True
             keeps = origin.rule != _FRESH if lies == "turned" else writes(user, module)
             if keeps and origin.rule not in _QUERIES and user not in alike:
-                alike.append(user)
+                alike.add(user)
+                left.append(user)
     return False
