@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 import zipfile
@@ -178,10 +179,7 @@ def test_a_checkpoint_of_safetensors(here: Path, name: str) -> None:
 
 
 def _net(here: Path) -> torch.nn.Module:
-    import importlib
-
-    sys.path.insert(0, str(here))
-    model: torch.nn.Module = importlib.import_module("nets").net()
+    model: torch.nn.Module = runpy.run_path(str(here / "nets.py"))["net"]()
     return model
 
 
