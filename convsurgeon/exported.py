@@ -17,12 +17,11 @@ from torch.export import ExportedProgram
 from torch.export._unlift import _StatefulGraphModule
 from torch.export.graph_signature import ExportGraphSignature, InputKind, OutputKind, OutputSpec
 
-from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import fetch
 from convsurgeon.capture.arguments import admit
 from convsurgeon.capture.guards import write_guards
 from convsurgeon.cloning import clone_module, share_parameters
-from convsurgeon.converted import ConvertedModule
+from convsurgeon.converted import ConvertedModule, axis_of
 from convsurgeon.errors import UnsupportedError
 from convsurgeon.exact.checks import of_length
 from convsurgeon.origin import ORIGIN
@@ -179,7 +178,7 @@ class _Lifter:
         self._module = module
         self._program = program
         self._moved = moved
-        self._axis = UnitAxis(module.unit_axis)
+        self._axis = axis_of(module)
         self._written = {spec.target for spec in program.graph_signature.output_specs if spec.kind in _MUTATED}
         self._graph = fx.Graph()
         self._nodes: dict[fx.Node, fx.Node] = {}

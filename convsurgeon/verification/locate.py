@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Capture, modules_of
 from convsurgeon.cloning import clone_module, copied, own
-from convsurgeon.converted import ConvertedModule
+from convsurgeon.converted import ConvertedModule, axis_of
 from convsurgeon.observe import GraphRun
 from convsurgeon.origin import ORIGIN
 from convsurgeon.rng import RandomState
@@ -30,7 +29,7 @@ def first_divergence(
     In float64 (`wide`) rounding is out of the way: what differs there is wrong. Else what differs by a thousand
     roundings.
     """
-    axis = UnitAxis(candidate.unit_axis)
+    axis = axis_of(candidate)
     make = widened if wide else _copied
     roots, inputs = (make(capture.root), make(candidate)), widened_sample(sample) if wide else sample
     with torch.no_grad(), in_float64() if wide else nullcontext():

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Capture
 from convsurgeon.cloning import clone_module, own
-from convsurgeon.converted import ConvertedModule
+from convsurgeon.converted import ConvertedModule, axis_of
 from convsurgeon.guard import without_autocast_cache
 from convsurgeon.origin import ORIGIN
 from convsurgeon.rng import preserved_random_state
@@ -41,7 +40,7 @@ def node_values(capture: Capture, candidate: ConvertedModule, sample: Sample) ->
     Where the original can't run in float64 its own run takes the place of that one. Memory: copies of both models'
     weights, which forward may write, and the float64 ones.
     """
-    axis = UnitAxis(candidate.unit_axis)
+    axis = axis_of(candidate)
     with preserved_random_state() as state, torch.no_grad(), without_autocast_cache():
         theirs = clone_module(candidate, own)
         inputs = Sample(*candidate.inputs_2d(*sample.args, **sample.kwargs))
