@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from convsurgeon.rng import preserved_random_state
 from convsurgeon.samples import Sample
 from convsurgeon.spellings import operator_name
 from convsurgeon.timing import timed_in_turn
+from convsurgeon.tuning.endless import EndlessError, WithoutEndless
 from convsurgeon.tuning.layouts import LAYOUTS, Layout, copied, laid_out, layout_of, other
 from convsurgeon.tuning.traits import Traits, form_of, made_layout, tensors_in
 
@@ -114,9 +116,9 @@ def survey(met: Met, traits: Traits, rewritten: Realisations, budget_s: float) -
         return Surveyed.as_it_is(makes)
     for name, ways in rewritten:
         for layout, call in ways.items():
-            found = call()
-            if layout_of(found) in (makes[layout], None):
-                calls[name, layout] = call
+            with suppress(EndlessError), WithoutEndless():
+                if layout_of(call()) in (makes[layout], None):
+                    calls[name, layout] = call
     timed = timed_in_turn(calls, budget_s=budget_s)
     seen = next(iter(traits.operands.values()))
     return _chosen({key: one.least for key, one in timed.items()}, makes, seen)
@@ -127,8 +129,9 @@ def _makes(met: Met, traits: Traits, calls: Mapping[tuple[str, Layout], Callable
     makes: dict[Layout, Layout | None] = {}
     for (_, layout), call in calls.items():
         try:
-            made = call()
-        except RuntimeError:  # a view that these strides don't allow
+            with WithoutEndless():
+                made = call()
+        except RuntimeError:  # a view that these strides don't allow, or what would never return
             return None
         makes[layout] = made_layout(made, form_of(met.node)) if traits.made is not None else None
         if traits.made is None and _strides(made) != _strides(met.value):
