@@ -16,7 +16,7 @@ from convsurgeon.capture import modules_of
 from convsurgeon.choosing import Choice, How, choose
 from convsurgeon.collector import paused_collector
 from convsurgeon.conversion import Conversion
-from convsurgeon.errors import UnsupportedError
+from convsurgeon.errors import MisfitError, UnsupportedError
 from convsurgeon.exact import Notes, rewrite_parts, wanted_of
 from convsurgeon.fitting import require_closed
 from convsurgeon.folding import folded
@@ -107,12 +107,14 @@ def convert(
     Raises:
         CaptureError: the model can't be made into a graph.
         EquivalenceError: the result isn't equal to the original; nothing is returned that isn't.
-        UnsupportedError: the weights are on the meta device, a name collides with one of GraphModule's, or, if it is
-            to be strict, something doesn't fit the target.
+        UnsupportedError: the weights are on the meta device, a name collides with one of GraphModule's, or, as a
+            `MisfitError`, something doesn't fit the target though it is to be strict.
         TypeError, ValueError: a wrong argument.
     """
     request = Request.of(model, sample_inputs, locals())
     model, samples = request.model, request.samples
+    if strict and target is None:
+        raise ValueError("strict asks that every operator fits a target, and none is given; give one")
     aim = None if target is None else load_target(target)
     if aim is not None and not samples:
         raise ValueError("a target is given, and there is no sample to tell shapes by; give a sample")
@@ -151,10 +153,10 @@ def convert(
         module, notes, found = aimed.module, aimed.notes, aimed.fit
     watch.lap("rewrite")
     if strict and found is not None and not found.fits:
-        raise UnsupportedError(f"{found}\n  strict=True asks that every operator fits")
+        raise MisfitError(f"{found}\n  strict=True asks that every operator fits")
     verification = None
     if verify:
-        verification = proven(model, source, module, samples, tolerance, choice.whole)
+        verification = proven(model, source, module, samples, tolerance, choice.whole, notes.baked)
         watch.lap("verify")
     program, weight_map = None if notes.baked else request.program, weight_map.with_baked(notes.baked)
     conversion = Conversion(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from torch import nn
@@ -21,10 +22,16 @@ def proven(
     samples: tuple[Sample, ...],
     tolerance: Tolerance | None,
     whole: Part | None,
+    baked: Collection[str],
 ) -> Verification:
-    """The proof that `module` is `model`; where it isn't, the graph may not have been its `source` to begin with."""
+    """The proof that `module` is `model`; where it isn't, the graph may not have been its `source` to begin with.
+
+    `baked`: the buffers that hold other numbers, and aren't compared.
+    """
     captured = None if whole is None else whole.captured
-    found = verify_samples(model, module, samples, tolerance, gradients=False, train=False, capture=captured)
+    found = verify_samples(
+        model, module, samples, tolerance, gradients=False, train=False, capture=captured, baked=baked
+    )
     if not found.passed and found.divergence is None and captured is not None:
         _require_faithful(source, captured, samples)
     found.require()

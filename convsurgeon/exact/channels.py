@@ -9,7 +9,7 @@ from torch import fx
 from convsurgeon.exact.base import rewrite
 from convsurgeon.exact.norm import folded
 from convsurgeon.exact.sites import Convolution, Norm
-from convsurgeon.exact.surroundings import again, pointwise_behind
+from convsurgeon.exact.surroundings import again, gentle_behind
 from convsurgeon.exact.writer import Numbers, Writer
 from convsurgeon.rules.base import Refusal
 
@@ -23,7 +23,8 @@ def fold_into_channels(conv: Convolution, write: Writer) -> fx.Node | Refusal | 
     views where channels come last, as compilers hold them that read TensorFlow Lite; where they come first, fold_stride
     moves less. Padding is whole rows: where it is no multiple of f, the kernel begins with zeros. Where results take
     turns, a batch norm behind that is in eval mode goes into the weight, and pointwise operators are computed before
-    that, so that a compiler can still join them to the convolution.
+    that, so that a compiler can still join them to the convolution; not so roots and the like, whose slope may be
+    infinite.
 
     Limits: one group, zero padding, no dilation.
     """
@@ -55,7 +56,7 @@ def fold_into_channels(conv: Convolution, write: Writer) -> fx.Node | Refusal | 
     if phases == 1:
         return found
     before = write.passed[-1] if write.passed else conv.node
-    for node in pointwise_behind(before, write):
+    for node in gentle_behind(before, write):
         write.passed.append(node)
         before, found = node, again(node, {before: found})
     return write.out_of_channels(found, conv, phases, results)

@@ -12,10 +12,22 @@ import torch
 from torch import fx, nn
 from torch._ops import OpOverload
 
+from convsurgeon.converted import ConvertedModule
+from convsurgeon.exact.shapes import name_in
 from convsurgeon.exact.writer import Writer
 from convsurgeon.origin import ORIGIN
 
 aten = torch.ops.aten
+
+_GENTLE = frozenset(
+    {
+        *("relu", "relu6", "leakyrelu", "elu", "celu", "selu", "gelu", "silu", "mish", "softplus", "softsign"),
+        *("sigmoid", "logsigmoid", "tanh", "hardtanh", "hardswish", "hardsigmoid", "tanhshrink", "clamp", "clip"),
+        *("add", "iadd", "sub", "isub", "mul", "imul", "rsub", "neg", "abs", "square", "sin", "cos", "erf"),
+        *("dropout", "identity"),
+    }
+)
+"""Names, without underscores, of pointwise operators whose slope is finite everywhere, as a root's isn't at 0."""
 
 _TRANSPOSE = ("transpose", torch.transpose, aten.transpose.int)
 _PERMUTE = ("permute", torch.permute, aten.permute.default)
@@ -38,9 +50,10 @@ def is_pointwise(node: fx.Node, write: Writer) -> bool:
     return pointwise and bool(node.all_input_nodes) and not writes(node, write.reader.module)
 
 
-def pointwise_behind(node: fx.Node, write: Writer) -> list[fx.Node]:
+def gentle_behind(node: fx.Node, write: Writer) -> list[fx.Node]:
     """The pointwise operators that follow one on the other behind `node`, each the only reader of the one before.
 
+    They may be computed on values that are cut off later: their slopes are finite, so a gradient of 0 stays 0 there.
     One may write to what it reads, as nothing else sees that.
     """
     found: list[fx.Node] = []
@@ -48,10 +61,14 @@ def pointwise_behind(node: fx.Node, write: Writer) -> list[fx.Node]:
         node = next(iter(node.users))
         origin: Any = node.meta.get(ORIGIN)
         pointwise = origin is not None and origin.rule == "pointwise" and write.reader.is_2d(node)
-        if not pointwise or len(node.all_input_nodes) != 1:
+        if not pointwise or len(node.all_input_nodes) != 1 or not _is_gentle(node, write.reader.module):
             break
         found.append(node)
     return found
+
+
+def _is_gentle(node: fx.Node, module: ConvertedModule) -> bool:
+    return name_in(module, node).lower().replace("_", "") in _GENTLE
 
 
 def writes_in_place(write: Writer) -> bool:

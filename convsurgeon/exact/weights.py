@@ -11,9 +11,9 @@ from torch import nn
 
 from convsurgeon.axis import UnitAxis
 from convsurgeon.cloning import memory_of, rewrap
-from convsurgeon.converted import load_1d_state
 from convsurgeon.errors import CheckpointError
 from convsurgeon.exact.sites import Held
+from convsurgeon.given_in_1d import load_1d_state
 
 
 def held_as(held: Held | None, value: torch.Tensor | None, *, like: Held | None = None) -> Any:
@@ -49,7 +49,8 @@ def bake(owner: nn.Module, name: str, held: Held, tensor: torch.Tensor, axis: Un
     elif name in vars(owner):
         setattr(owner, name, tensor)  # a plain attribute, which no state has
     else:
-        owner.register_buffer(name, tensor, persistent=bool(held.names))
+        is_saved = bool(held.names) and held.name not in held.owner._non_persistent_buffers_set
+        owner.register_buffer(name, tensor, persistent=is_saved)
     hooks = owner._load_state_dict_pre_hooks
     for key, hook in list(hooks.items()):
         found = hook.hook  # type: ignore[attr-defined]

@@ -65,7 +65,7 @@ def proven(
 
     `again`: the same was proven where the choice was made, with other weights perhaps, and a direct comparison does.
     """
-    options: dict[str, Any] = {"gradients": False, "train": False, "capture": None}
+    options: dict[str, Any] = {"gradients": False, "train": False, "capture": None, "baked": baked}
     direct = "the choice was proven by a float64 run where it was made" if again else ""
     found = verify_samples(reference, module, samples, tolerance, **options, direct=direct)
     if direct and not found:

@@ -115,6 +115,28 @@ def test_fold_into_channels_takes_pointwise_operators_along(capture: Any, kind: 
     assert torch.export.export(module, (wide(2, 1, 60),)).module()(wide(2, 1, 60)).shape[0] == 2
 
 
+class Root(nn.Module):
+    """A root of what is positive wherever the model computes it, and 0 in what is computed beside that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(1, 3, 9, 2, bias=False, dtype=torch.float64)
+        nn.init.ones_(self.conv.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sqrt(self.conv(x.abs() + 1))
+
+
+def test_fold_into_channels_has_the_gradients_of_a_root_behind() -> None:
+    model, inputs = Root().eval(), [wide(2, 1, 60).requires_grad_() for _ in range(2)]
+    module, notes = rewritten(model, inputs[0].detach(), ["fold_into_channels:16"])
+    assert done(notes) == ["fold_into_channels"]
+    for one, x in zip((model, module), inputs, strict=True):
+        one(x).sum().backward()
+    torch.testing.assert_close(inputs[1].grad, inputs[0].grad)
+    assert all(bool(one.grad.isfinite().all()) for one in module.parameters() if one.grad is not None)
+
+
 @given(convolutions(strides=4, dilations=3, same=True), AXES, st.sampled_from(["trace", "export"]))
 @settings(max_examples=80)
 def test_convolution_as_product(drawn: Drawn, unit_axis: Any, capture: str) -> None:
