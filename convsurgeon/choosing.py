@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from convsurgeon.capture import Capture, capture_export, capture_model
 from convsurgeon.errors import CaptureError
-from convsurgeon.faithful import call_of, computes_the_same
+from convsurgeon.faithful import Call, call_of, computes_the_same
 from convsurgeon.islands import find_islands
 from convsurgeon.observe import Observation, observe
 from convsurgeon.parts import Part
@@ -51,11 +51,12 @@ def choose(model: nn.Module, samples: tuple[Sample, ...], how: How, lap: Callabl
     if how == "auto":
         one_way = not samples or isinstance(model, (fx.GraphModule, torch.jit.ScriptModule))
         ways = _WAYS[:1] if one_way else _WAYS
+    call = _first_call(model, samples[0]) if samples and ways[0] != "islands" else None
     for way in ways:
         if way == "islands":
             break
         try:
-            return Choice([_whole(model, samples, way, lap, alone=how != "auto")], tuple(failed))
+            return Choice([_whole(model, samples, way, call, lap, alone=how != "auto")], tuple(failed))
         except CaptureError as error:
             if way == ways[-1]:
                 raise
@@ -71,8 +72,30 @@ _WAYS = ("trace", "export", "islands")
 """The ways of "auto", in order."""
 
 
-def _whole(model: nn.Module, samples: tuple[Sample, ...], way: str, lap: Callable[[str], None], *, alone: bool) -> Part:
-    """The whole model, captured, which computes on every sample what the model does; `alone`: no other way is left."""
+def _first_call(model: nn.Module, sample: Sample) -> Call | None:
+    """What the model does, before it is looked into; None where it raises, which is told later, with the reason.
+
+    So what forward keeps beside its modules (a cache of windows, say) is made of tensors, and not of proxies.
+    """
+    try:
+        return call_of(model, sample)
+    except Exception:  # the user's model may raise anything
+        return None
+
+
+def _whole(
+    model: nn.Module,
+    samples: tuple[Sample, ...],
+    way: str,
+    call: Call | None,
+    lap: Callable[[str], None],
+    *,
+    alone: bool,
+) -> Part:
+    """The whole model, captured, which computes on every sample what the model does; `alone`: no other way is left.
+
+    `call`: what the model does with the first sample, if that is known.
+    """
     if not samples:
         captured = capture_model(model, None)
         lap("capture")
@@ -83,8 +106,8 @@ def _whole(model: nn.Module, samples: tuple[Sample, ...], way: str, lap: Callabl
     try:
         observed = observe(captured, first)
         lap("observe")
-        faithful = _is_faithful(captured, model, first, observed) and all(
-            _is_faithful(captured, model, sample) for sample in samples[1:]
+        faithful = _is_faithful(captured, model, call or call_of(model, first), observed) and all(
+            _is_faithful(captured, model, call_of(model, sample)) for sample in samples[1:]
         )
     except Exception as error:  # the user's model may raise anything on a sample: told apart and passed on
         for sample in samples:
@@ -94,15 +117,20 @@ def _whole(model: nn.Module, samples: tuple[Sample, ...], way: str, lap: Callabl
             f"  {type(error).__name__}: {' '.join(str(error).split())[:300]}\n"
             f"  forward does something that it doesn't hold; {_ADVICE}"
         ) from error
+    if captured.refilled:
+        raise CaptureError(
+            f"{type(model).__name__} fills a tensor that it makes of no input (torch.zeros and the like)\n"
+            "  a traced graph has one of these for all calls, and would write over what it returned before\n"
+            f"  make it of an input, as by x.new_zeros(...); {_ADVICE}"
+        )
     if not faithful:
         raise unfaithful(model, way, first)
     lap("compare")
     return Part(captured, observed.facts, samples)
 
 
-def _is_faithful(captured: Capture, model: nn.Module, sample: Sample, observed: Observation | None = None) -> bool:
-    """Whether the graph computes what the model does on one sample; its buffers are then those of the model again."""
-    call = call_of(model, sample)
+def _is_faithful(captured: Capture, model: nn.Module, call: Call, observed: Observation | None = None) -> bool:
+    """Whether the graph computes what the model does in one call; its buffers are then those of the model again."""
     if call.times > 1:  # what was observed doesn't count
         captured.restore_buffers(model)
     same = computes_the_same(captured, call, observed)

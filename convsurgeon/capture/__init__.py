@@ -38,7 +38,8 @@ class Capture:
 
     `mode` is the mode that the graph is frozen to, or None where it follows ``train()`` and ``eval()``; `reason` says
     what froze it. `path` is the name of the captured submodule, "" for the whole model. `pinned` names tensors that
-    have to keep their shape, and why. `admits` says in words what inputs an exported graph takes.
+    have to keep their shape, and why. `admits` says in words what inputs an exported graph takes. `constants` names the
+    tensors that forward made while it was traced, each with how often it had been written in place.
     """
 
     root: nn.Module
@@ -49,6 +50,13 @@ class Capture:
     path: str = ""
     pinned: Mapping[str, str] = field(default_factory=dict)
     admits: str = ""
+    constants: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def refilled(self) -> str:
+        """The constant that the graph wrote to when it ran, where forward makes another in each call; "" if none."""
+        written = (name for name, times in self.constants.items() if version_of(fetch(self.root, name)) > times)
+        return next(written, "")
 
     @cached_property
     def modules(self) -> Modules:
@@ -110,7 +118,8 @@ def capture_model(
             reason, trace = _of_both_modes(root, once, trace)
         reason = reason or _of_evaluation_alone(model)
     vars(root).update(trace.constants)
-    return Capture(root, trace.graph, "trace", asked if reason else None, reason, path, pinned)
+    made = {name: version_of(tensor) for name, tensor in trace.constants.items()}
+    return Capture(root, trace.graph, "trace", asked if reason else None, reason, path, pinned, constants=made)
 
 
 def capture_export(model: nn.Module, sample: Sample, *, open_only: bool = False) -> Capture:
@@ -204,7 +213,8 @@ def _trace(
     if left.changed and left.proxies is None:
         with in_mode(root, mode, flagged=flagged), without_global_hooks(), undone(root) as left, torch.enable_grad():
             first, again = _traced(root, held, opened), _traced(root, held, opened)
-        if difference(Trace(first, {}), Trace(again, {})) is not None:
+            kept = [Trace(graph, _constants(root, graph)) for graph in (first, again)]
+        if difference(*kept) is not None:
             raise CaptureError(_has_memory(root, "what it computed before"))
         graph = first
     if left.proxies is not None:
@@ -217,6 +227,13 @@ def _trace(
             "  draw them from an input's shape (torch.randn_like), or pass them in as an argument"
         )
     return Trace(graph, left.constants)
+
+
+def _constants(root: nn.Module, graph: fx.Graph) -> dict[str, torch.Tensor]:
+    """The tensors that a graph reads and that are no state: what forward made, under whatever name it is found."""
+    state = {id(one) for one in (*root.parameters(), *root.buffers())}
+    read = {str(node.target): fetch(root, str(node.target)) for node in graph.find_nodes(op="get_attr")}
+    return {name: one for name, one in read.items() if isinstance(one, torch.Tensor) and id(one) not in state}
 
 
 def _traced(root: nn.Module, held: dict[str, Any], opened: frozenset[str]) -> fx.Graph:

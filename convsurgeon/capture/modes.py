@@ -105,8 +105,10 @@ def _merge(ours: Any, theirs: Any, same: Mapping[fx.Node, fx.Node], node: fx.Nod
 
 def _require_same_target(one: Trace, ours: fx.Node, other: Trace, theirs: fx.Node) -> None:
     same = ours.op == theirs.op and (ours.target == theirs.target or ours.op in ("placeholder", "output"))
-    if same and ours.op == "get_attr" and ours.target in one.constants and theirs.target in other.constants:
-        same = equal_constants(one.constants[str(ours.target)], other.constants[str(theirs.target)])
+    if ours.op == theirs.op == "get_attr":
+        held, found = one.constants.get(str(ours.target)), other.constants.get(str(theirs.target))
+        if held is not None and found is not None:
+            same = held is found or equal_constants(held, found)
     if not same:
         raise DiffersError(
             f"{ours.name} ({ours.target}) in training mode is {theirs.name} ({theirs.target}) in evaluation mode"

@@ -29,7 +29,12 @@ _LIBRARIES = tuple(
     f"{Path(folder)}{os.sep}"
     for folder in (Path(torch.__file__).parent, Path(__file__).parents[1], sysconfig.get_path("stdlib"))
 )
-_OVERRIDABLE = {"__init__", "__repr__", "extra_repr", "reset_parameters", "__module__", "__doc__", "__annotations__"}
+_OVERRIDABLE = {
+    *("__init__", "__repr__", "extra_repr", "reset_parameters", "__module__", "__doc__", "__annotations__"),
+    *("__firstlineno__", "__static_attributes__", "__annotate__", "__annotate_func__", "__annotations_cache__"),
+}
+"""What a subclass of a layer may have of its own; every class has the second row from Python 3.13 or 3.14 on."""
+
 _LAYER_MODULES = ("torch.nn.modules.", "torch.ao.nn.")
 
 

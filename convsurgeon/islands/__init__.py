@@ -176,6 +176,8 @@ def _observed(captured: Capture, calls: list[Call]) -> Facts:
         faithful = all(computes_the_same(captured, call) for call in calls)
     except Exception as error:  # the graph holds the user's own operations, which may raise anything
         raise _NoIsland(f"its graph fails where it doesn't: {type(error).__name__}: {error}") from error
+    if captured.refilled:
+        raise _NoIsland("it fills a tensor that it makes of no input, and a graph has one of these for all calls")
     if not faithful:
         raise _NoIsland("its graph computes something else than it did: forward takes decisions in Python")
     return facts
