@@ -19,6 +19,7 @@ from convsurgeon.cloning import clone_module, share_parameters
 from convsurgeon.errors import UnsupportedError
 from convsurgeon.frozen_attributes import FROZEN, tell_if_frozen
 from convsurgeon.frozen_graph import FrozenGraph, copied_graph, freeze_graph, thaw_graph
+from convsurgeon.given_in_1d import in_2d
 from convsurgeon.hiding import restoring_names
 from convsurgeon.own_state import KeepsState, as_its_kind, lend_methods, pickles_in_its_own_way
 from convsurgeon.reaching import reaching_directly
@@ -133,7 +134,7 @@ class ConvertedModule(KeepsState, fx.GraphModule):
             found.fset(self, value)
             return
         tell_if_frozen(self, name, value)
-        super().__setattr__(name, value)
+        super().__setattr__(name, in_2d(self, name, value) if isinstance(value, torch.Tensor) else value)
 
     def reach_directly(self) -> None:
         """Generate code that reaches submodules faster, from now on; it can't be scripted."""
@@ -293,13 +294,3 @@ def _new() -> ConvertedModule:
 def _restore(module: ConvertedModule, state: tuple[str, dict[str, Any], FrozenGraph]) -> None:
     name, contents, graph = state
     _fill(module, name, contents, thaw_graph(graph))
-
-
-def load_1d_state(
-    module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any, axes: Mapping[str, Literal[-2, -1]]
-) -> None:
-    """Load hook of modules whose state has moved: an entry of the original's shape gains the unit axis."""
-    for name, position in axes.items():
-        given, held = state_dict.get(prefix + name), getattr(module, name)
-        if isinstance(given, torch.Tensor) and UnitAxis(position).lifted_shape(given.shape) == tuple(held.shape):
-            state_dict[prefix + name] = UnitAxis(position).lift(given)

@@ -11,8 +11,9 @@ from torch import fx, nn
 
 from convsurgeon.capture import Capture, Modules, fetch, inlined_paths, modules_of
 from convsurgeon.cloning import clone_module, copied, own, rewrap
-from convsurgeon.converted import ConvertedModule, Facts, load_1d_state
+from convsurgeon.converted import ConvertedModule, Facts
 from convsurgeon.frozen_attributes import FROZEN, frozen_attributes
+from convsurgeon.given_in_1d import load_1d_state
 from convsurgeon.islands.in_place import convolve_in_place
 from convsurgeon.islands.standing import become
 from convsurgeon.lifting import Candidate, marks_an_input

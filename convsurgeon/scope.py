@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from convsurgeon.errors import UnsupportedError
 from convsurgeon.frozen_attributes import FROZEN, frozen_attributes, tell_if_frozen
+from convsurgeon.given_in_1d import in_2d
 from convsurgeon.own_state import KeepsState, as_its_kind, pickles_in_its_own_way, saves_as
 
 OwnModes = Mapping[bool, Mapping[str, bool]]
@@ -78,7 +80,7 @@ class Scope(KeepsState):
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute, as ``nn.Module`` does, and warn where the graph holds it at another value."""
         tell_if_frozen(self, name, value)
-        super().__setattr__(name, value)
+        super().__setattr__(name, in_2d(self, name, value) if isinstance(value, torch.Tensor) else value)
 
     def _saves_as(self) -> type[nn.Module] | None:
         kind: type[nn.Module] | None = vars(self).get("_convsurgeon_kind")
@@ -110,6 +112,21 @@ class Scope(KeepsState):
             f"this {self._convsurgeon_original} was captured into the graph of the converted model and can't be called "
             "alone; call the converted model, or convert this submodule by itself"
         )
+
+    def register_forward_hook(self, *args: Any, **kwargs: Any) -> Any:
+        """Register a hook, as ``nn.Module`` does, and warn that it isn't called."""
+        _tell_of_hook(self)
+        return super().register_forward_hook(*args, **kwargs)
+
+    def register_forward_pre_hook(self, *args: Any, **kwargs: Any) -> Any:
+        """Register a hook, as ``nn.Module`` does, and warn that it isn't called."""
+        _tell_of_hook(self)
+        return super().register_forward_pre_hook(*args, **kwargs)
+
+    def register_full_backward_hook(self, *args: Any, **kwargs: Any) -> Any:
+        """Register a hook, as ``nn.Module`` does, and warn that it isn't called."""
+        _tell_of_hook(self)
+        return super().register_full_backward_hook(*args, **kwargs)
 
     def _get_name(self) -> str:
         return f"Scope[{self._convsurgeon_original}]"
@@ -146,6 +163,15 @@ class ExtraScope(Scope):
     def set_extra_state(self, state: Any) -> None:
         """As the original's class takes it."""
         self._by_its_kind("set_extra_state", state)
+
+
+def _tell_of_hook(scope: Scope) -> None:
+    """Warn on the line that registers a hook on a place."""
+    warnings.warn(
+        f"{scope._get_name()} isn't called, for what it computed is in the converted model's graph, and neither is its "
+        "hook; register it on a layer or on the whole, or exclude the module and convert again",
+        stacklevel=3,
+    )
 
 
 def _is_weak(value: Any) -> bool:

@@ -473,3 +473,40 @@ def test_slots_and_partials() -> None:
             return self.act(self.conv(x)) * self.k
 
     assert_same_on(Slotted(), X, X)
+
+
+@pytest.mark.parametrize("unit_axis", [-2, -1])
+@pytest.mark.parametrize("layer", ["a", "norm"])
+def test_what_a_layer_takes_as_it_is_and_others_read(unit_axis: Any, layer: str) -> None:
+    """By channels behind a transposition, where a bias (C,) would have the form (C, 1) with the unit axis last."""
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm(self.a(x)).transpose(1, 2) - getattr(self, layer).bias
+        return self.b(torch.relu(y).transpose(1, 2))  # type: ignore[no-any-return]
+
+    net = model(forward, norm=nn.BatchNorm1d(3))
+    conversion = assert_same_on(net, X, torch.randn(1, 3, 31), unit_axis=unit_axis)
+    assert conversion.module.state_dict()[f"{layer}.bias"].shape == (3,)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_moved_tensor_that_is_set_in_the_originals_shape_goes_to_2d(inside: bool) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv1d(3, 3, 3), nn.Conv1d(3, 2, 3)
+            self.gamma = nn.Parameter(torch.ones(3, 1))
+            self.register_buffer("mean", torch.zeros(3, 1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(torch.relu(self.conv(x - self.get_buffer("mean")) * self.gamma))
+
+    net = (nn.Sequential(Scaled(), nn.Conv1d(2, 2, 1)) if inside else Scaled()).eval()
+    module = convsurgeon.convert(net, X, copy_weights=True).module
+    for one in (net, module):
+        place: Any = one.get_submodule("0") if inside else one
+        place.gamma = nn.Parameter(torch.tensor([[1.0], [2.0], [3.0]]))
+        place.mean = torch.tensor([[0.1], [0.2], [0.3]])
+    torch.testing.assert_close(module(X), net(X))
+    module(X).sum().backward()
+    assert all(one.grad is not None for one in module.parameters())

@@ -255,3 +255,16 @@ def test_weight_norm_that_is_in_the_graph_is_not_taken_off(branches: bool) -> No
     with pytest.raises(ValueError, match="weight_norm of 'weight' not found"):
         nn.utils.remove_weight_norm(module.conv)
     torch.testing.assert_close(module(x), model(x))
+
+
+def test_a_hook_on_what_went_into_the_graph_is_told_of() -> None:
+    model = nn.Sequential(Block(2), nn.Conv1d(2, 2, 3)).eval()
+    module = convsurgeon.convert(model, torch.randn(2, 2, 9)).module
+    place, layer = module.get_submodule("0"), module.get_submodule("0.conv")
+    for register in ("register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"):
+        with pytest.warns(UserWarning, match=r"Scope\[Block\] isn't called(.|\n)*neither is its hook"):
+            getattr(place, register)(lambda *_: None)
+    seen: list[torch.Size] = []
+    layer.register_forward_hook(lambda _, __, output: seen.append(output.shape))
+    module(torch.randn(2, 2, 9))
+    assert seen == [(2, 2, 1, 9)]

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from convsurgeon.fitting.recording import Recorder
 from convsurgeon.own_run import OwnRun, is_plain, weights_of
 from convsurgeon.samples import Sample
+from convsurgeon.scope import Scope
 from convsurgeon.spellings import module_of
 
 
@@ -34,7 +35,7 @@ class Calls(TorchFunctionMode):
             return
         self._followed.add(path)
         for name, one in module.named_modules(prefix=path):
-            if not isinstance(one, torch.jit.ScriptModule):
+            if not isinstance(one, (torch.jit.ScriptModule, Scope)):  # the latter aren't called
                 one.register_forward_pre_hook(functools.partial(self._enter, name), prepend=True)
                 one.register_forward_hook(self._leave, always_call=True)
 

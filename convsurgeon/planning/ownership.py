@@ -53,15 +53,22 @@ class Ownership:
         owners = self._owners.get(id(tensor), ())
         return tuple(f"{owner.path}.{owner.name}".removeprefix(".") for owner in owners)
 
-    def pinned_by(self, tensor: torch.Tensor, lifted: set[int]) -> str | None:
-        """Why `tensor` can't change its shape, in words, given the modules that are `lifted`; None if it can."""
+    def pinned_by(self, tensor: torch.Tensor, lifted: set[int], moving: set[int]) -> str | None:
+        """Why `tensor` can't change its shape, in words; None if it can.
+
+        `lifted` are the modules that are, by their ids, and `moving` the tensors of theirs that they take in 2-D.
+        """
         for name in self.names(tensor) if self._pinned else ():
             if name in self._pinned:
                 return self._pinned[name]
         if tensor._backward_hooks:
             return "has a gradient hook, which would see another shape"
         for owner in self._owners.get(id(tensor), ()):
-            if id(owner.module) in lifted or id(owner.module) in self._inlined or owner.path == "":
+            if id(owner.module) in self._inlined or owner.path == "":
+                continue
+            if id(owner.module) in lifted:
+                if id(tensor) not in moving:
+                    return f"is also that of {owner.path}, which takes it as it is"
                 continue
             if owner.path in self._called or computes_as_its_layer(owner.module):
                 return f"is also that of {owner.path}, which stays 1-D"

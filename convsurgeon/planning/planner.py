@@ -135,10 +135,12 @@ def _refuse_pinned(survey: Survey, ownership: Ownership, capture: Capture) -> No
                     (node, f"{node.target} is called on values of different ranks, or with axes that differ")
                     for node in known
                 ]
+        called = [one for node, one in survey.candidates.items() if node.op == "call_module"]
+        moving = {id(ownership.tensor(name)) for one in called for name in one.state}
         for node, candidate in survey.candidates.items():
             for name in candidate.state:
                 tensor = ownership.tensor(name)
-                holder = ownership.pinned_by(tensor, lifted)
+                holder = ownership.pinned_by(tensor, lifted, moving)
                 names = ownership.names(tensor)
                 if holder is None and not candidate.rule.must and (len(names) > 1 or not read.isdisjoint(names)):
                     holder = "is used elsewhere too"

@@ -176,7 +176,7 @@ class ValueGraph:
         )
 
     def _is_pinned(self, tensor: torch.Tensor) -> bool:
-        return self._ownership.pinned_by(tensor, self._lifted_modules) is not None
+        return self._ownership.pinned_by(tensor, self._lifted_modules, self._required) is not None
 
     def moved(self, forms: Forms) -> tuple[str, ...]:
         """The qualified names of the tensors that gain the unit axis."""

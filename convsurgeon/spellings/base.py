@@ -14,7 +14,7 @@ from convsurgeon.capture import Modules
 from convsurgeon.observe import Value
 from convsurgeon.rules.base import Absent, Lifted
 
-NUMPY_NAMES = {"axis": "dim", "x": "input", "a": "input", "x1": "input", "x2": "other"}
+NUMPY_NAMES = {"axis": "dim", "keepdims": "keepdim", "x": "input", "a": "input", "x1": "input", "x2": "other"}
 """Keywords that torch's argument parser takes for its own."""
 
 
@@ -69,10 +69,10 @@ def bind(signature: inspect.Signature, node: fx.Node) -> dict[str, Any]:
         TypeError: the node has arguments that the signature doesn't.
     """
     args, kwargs = list(node.args), _renamed(signature, node.kwargs)
-    if kwargs and args:
-        several = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_POSITIONAL), None)
-        if several in kwargs:
-            args.append(kwargs.pop(several))
+    several = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_POSITIONAL), None)
+    if several in kwargs:
+        first = next(iter(signature.parameters))
+        args = [*(args or [kwargs.pop(first)]), kwargs.pop(several)] if args or first in kwargs else args
     bound = signature.bind(*args, **kwargs)
     bound.apply_defaults()
     return dict(bound.arguments)
