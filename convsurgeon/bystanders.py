@@ -67,8 +67,24 @@ class Bystanders:
             return True
         if held == ours and self.optimizers.count(held) <= max(self.copies, 1):
             return False
-        shape = next(shape for shape in held if shape in moving)
-        raise CheckpointError(
+        raise self._doubt(what, next(shape for shape in held if shape in moving))
+
+    def may_be_others(self, shape: Shape, held: Counter[Shape], what: str) -> bool:
+        """Whether a parameter of this shape, of an optimizer that trains more than ours, stays, ours or not.
+
+        Raises:
+            CheckpointError: ours would move, and another's wouldn't.
+        """
+        parameters = parameters_of(self.weight_map)
+        ours = Counter(entry.shapes(self.direction)[0] for entry in parameters)
+        if held <= ours or shape not in self.others:
+            return False
+        if any(entry.moves and entry.shapes(self.direction)[0] == shape for entry in parameters):
+            raise self._doubt(what, shape)
+        return True
+
+    def _doubt(self, what: str, shape: Shape) -> CheckpointError:
+        return CheckpointError(
             f"{what} may be of {self.weight_map.model} or of another model that is in this checkpoint, for both have "
             f"tensors of shape {list(shape)} and the like, and its parameters have no names; save each model and what "
             "belongs to it in a file of its own, or write the names into an optimizer's state, as 'param_names' of "

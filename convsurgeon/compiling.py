@@ -63,7 +63,8 @@ def backend(graph_module: fx.GraphModule, example_inputs: Sequence[Any], *, opti
     chosen = {**_OPTIONS, **given}
     compiler, compiler_options = chosen.pop("compiler"), chosen.pop("compiler_options")
     converted = _converted(graph_module, **chosen)
-    more = {} if compiler_options is None else {"options": compiler_options}
+    keyword = "config_patches" if compiler == "inductor" else "options"  # torch.compile hands inductor its own so
+    more = {} if compiler_options is None else {keyword: compiler_options}
     return lookup_backend(compiler)(converted, list(example_inputs), **more)
 
 

@@ -134,7 +134,6 @@ def program_of(module: ConvertedModule, program: ExportedProgram, moved: frozens
     inputs = [node.meta.get("val") for node in graph.find_nodes(op="placeholder")]
     with detect_fake_mode(inputs) or nullcontext():
         _Values(root).run(*inputs)
-    args, kwargs = program.example_inputs or ((), {})
     return ExportedProgram(
         root=root,
         graph=root.graph,
@@ -142,10 +141,19 @@ def program_of(module: ConvertedModule, program: ExportedProgram, moved: frozens
         state_dict={name: _held(module, name, value) for name, value in program.state_dict.items()},
         range_constraints=copy.deepcopy(program.range_constraints),
         module_call_graph=list(program.module_call_graph),
-        example_inputs=None if program.example_inputs is None else module.inputs_2d(*args, **kwargs),
+        example_inputs=None if program.example_inputs is None else _inputs_2d(module, *program.example_inputs),
         constants={name: _held(module, name, value) for name, value in program.constants.items()},
         verifiers=program.verifiers,
     )
+
+
+def _inputs_2d(
+    module: ConvertedModule, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Example inputs as the converted module takes them, by place and by keyword as they were."""
+    moved, named = module.inputs_2d(*args, **kwargs)
+    named |= zip(inspect.signature(module.forward).parameters, moved, strict=False)
+    return moved[: len(args)], {name: named[name] for name in kwargs}
 
 
 class _Values(fx.Interpreter):

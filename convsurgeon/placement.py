@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from convsurgeon.errors import CheckpointError
 from convsurgeon.weight_map import Direction, Entry, WeightMap
@@ -28,7 +28,7 @@ def moved_shapes(
     found: dict[str, Shape] = {}
     wrong: list[str] = []
     held = {name: tuple(shapes[key]) for name, key in bare.items()}
-    for prefix in _prefixes(weight_map, held, direction, partial=partial):
+    for prefix in _prefixes(weight_map, held, places_of(weight_map, held), direction, partial=partial):
         for name, entry in moving.items():
             key = bare.get(prefix + name)
             if key is None:
@@ -52,7 +52,8 @@ def entries_named(weight_map: WeightMap, names: Collection[str]) -> dict[str, En
     bare = {bare_name(name): name for name in names}
     moving = [entry for entry in weight_map.entries if entry.moves]
     found: dict[str, Entry] = {}
-    for prefix in _prefixes(weight_map, dict.fromkeys(bare), "2d", partial=True):
+    places = places_of(weight_map, bare, probes=len(moving))  # it may train the last layer alone
+    for prefix in _prefixes(weight_map, dict.fromkeys(bare), places, "2d", partial=True):
         ours = {prefix + entry.name: entry for entry in weight_map.entries}
         if not _missing(prefix, moving, bare.keys()) or all(name in ours for name in bare if name.startswith(prefix)):
             found |= {bare[name]: entry for name, entry in ours.items() if name in bare}
@@ -138,18 +139,23 @@ def bare_name(key: str) -> str:
 
 
 def _prefixes(
-    weight_map: WeightMap, held: Mapping[str, Shape | None], direction: Direction, *, partial: bool
+    weight_map: WeightMap,
+    held: Mapping[str, Shape | None],
+    missing: Mapping[str, Sequence[str]],
+    direction: Direction,
+    *,
+    partial: bool,
 ) -> list[str]:
     """What stands before our names, wherever the model is and each copy of it; a shape that is None may be any.
 
-    Where there is none with all that move, these are, if `partial`, the places that lack fewest of them.
+    `missing`: the places that may be, with what they lack. Where there is none with all that move, these are, if
+    `partial`, the places that lack fewest of them.
 
     Raises:
         CheckpointError: some that move are there, and others aren't, and it isn't `partial`; or it can't be told
             whether a place holds the model.
     """
     moving = [entry.name for entry in weight_map.entries if entry.moves]
-    missing = places_of(weight_map, held)
     candidates = list(missing)
     complete = [prefix for prefix in candidates if not missing[prefix]]
     if candidates and not complete:
@@ -164,11 +170,15 @@ def _prefixes(
     return _copies(weight_map, complete, held, direction)
 
 
-def places_of(weight_map: WeightMap, held: Collection[str]) -> dict[str, list[str]]:
-    """Whatever stands before one of our names that move, with those of them that are missing there."""
+_PROBES = 8
+"""How many of the names that move are looked for under any prefix: a few that others have as well make no place."""
+
+
+def places_of(weight_map: WeightMap, held: Collection[str], *, probes: int = _PROBES) -> dict[str, list[str]]:
+    """Whatever stands before one of so many of our names that move, with those of all that are missing there."""
     moving = {entry.name: entry for entry in weight_map.entries if entry.moves}
-    probes = list(moving)[:: max(1, len(moving) // _PROBES)]
-    prefixes = sorted({prefix for name in probes for prefix in prefixes_of(name, held)}, key=lambda p: (len(p), p))
+    probed = set(list(moving)[:: max(1, len(moving) // max(1, probes))])
+    prefixes = sorted({prefix for key in held for prefix in prefixes_of(key, probed)}, key=lambda p: (len(p), p))
     return {prefix: _missing(prefix, moving.values(), held) for prefix in prefixes}
 
 
@@ -229,14 +239,15 @@ def _can_not_be_told(
     )
 
 
-_PROBES = 8
-"""How many of the names that move are looked for under any prefix: not all, for there may be thousands of each."""
-
-
-def prefixes_of(name: str, held: Collection[str]) -> list[str]:
-    """The prefixes under which one name is held."""
-    dotted = f".{name}"
-    return ([""] if name in held else []) + [key.removesuffix(name) for key in held if key.endswith(dotted)]
+def prefixes_of(key: str, names: Collection[str]) -> Iterator[str]:
+    """What stands in a key before one of the names, for each that it ends in: "" where it is one."""
+    at = 0
+    while True:
+        if key[at:] in names:
+            yield key[:at]
+        at = key.find(".", at) + 1
+        if not at:
+            return
 
 
 def _missing(prefix: str, entries: Collection[Entry], held: Collection[str]) -> list[str]:

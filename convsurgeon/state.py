@@ -180,8 +180,9 @@ class Mover:
         shapes = [tuple(value.shape) for value in values if isinstance(value, torch.Tensor)]
         if len(shapes) != len(values) or not shapes:
             return [False] * len(values)
-        if shapes == [entry.shapes(self._direction)[0] for entry in self._in_order]:
-            return [entry.moves for entry in self._in_order]
+        for entries in (self._in_order, self._map.entries):  # some keep averages of all that state_dict() has
+            if shapes == [entry.shapes(self._direction)[0] for entry in entries]:
+                return [entry.moves for entry in entries]
         what, held = f"{path!r}, averages of {len(values)} parameters,", Counter(shapes)
         if path.rpartition(".")[2] not in _AVERAGES or self._beside.hold_training(held, what):
             return [False] * len(values)
@@ -209,7 +210,7 @@ class Mover:
         for at, slots in states.items():
             if names.get(at) in self._without_entry:
                 _require_flat(names[at], slots)
-            entry = entries.get(names[at]) if at in names else None if another else self._of_shape(slots)
+            entry = entries.get(names[at]) if at in names else None if another else self._of_shape(slots, held, what)
             moved[at] = self._slots(entry, slots, f"{path}{at}.")
         self.found |= not another
         return _like(state, ((key, moved if key == "state" else value) for key, value in state.items()))
@@ -236,10 +237,11 @@ class Mover:
             for slot, value in slots.items()
         }
 
-    def _of_shape(self, slots: Any) -> Entry | None:
-        """An entry like the unnamed parameter of these slots."""
+    def _of_shape(self, slots: Any, held: Counter[Shape], what: str) -> Entry | None:
+        """An entry like the unnamed parameter of these slots, one of `held`; None where it is another model's."""
         shape = shape_of_parameter(self._map, shapes_in(slots), self._direction)
-        return None if shape is None else self._told_by_shape(shape)
+        others = shape is None or self._beside.may_be_others(shape, held, what)
+        return None if shape is None or others else self._told_by_shape(shape)
 
     def _told_by_shape(self, shape: Shape, *what: str) -> Entry:
         if shape not in self._alike:

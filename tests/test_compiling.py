@@ -92,6 +92,8 @@ def test_inductor_compiles_it() -> None:
     x = torch.randn(2, 4, 16)
     with torch.no_grad():
         torch.testing.assert_close(torch.compile(model, backend="convsurgeon")(x), model(x))
+        options = {"compiler_options": {"layout_optimization": False}}
+        torch.testing.assert_close(torch.compile(model, backend="convsurgeon", options=options)(x), model(x))
 
 
 def test_a_region_has_two_borders_and_globs_choose() -> None:

@@ -11,6 +11,7 @@ import torch
 from support import ranks_of_convolutions
 from torch import nn
 from torch.export import Dim, ExportedProgram, export
+from torch.utils import _pytree as pytree
 
 import convsurgeon
 
@@ -49,6 +50,7 @@ def test_a_program_comes_out_as_one(decomposed: bool, unit_axis: Any) -> None:
     assert list(result.state_dict) == list(program.state_dict)
     assert result.range_constraints == program.range_constraints
     assert result.call_spec == program.call_spec
+    assert pytree.tree_structure(result.example_inputs) == program.call_spec.in_spec
     assert result.state_dict["conv.weight"].shape == ((8, 4, 1, 3) if unit_axis == -2 else (8, 4, 3, 1))
     for shape in ((2, 4, 16), (3, 4, 9)):
         x = torch.randn(shape)

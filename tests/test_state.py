@@ -96,6 +96,47 @@ def test_an_optimizer_of_either_of_two_models_is_refused() -> None:
         weight_map.to_2d(state)
 
 
+@pytest.mark.parametrize("last", [14, 15])
+def test_a_named_optimizer_of_one_layer_of_many(last: int) -> None:
+    model, x = nn.Sequential(*[nn.Conv1d(4, 4, 3, padding=1) for _ in range(16)]), torch.randn(2, 4, 16)
+    conversion = convsurgeon.convert(model, x)
+    trained = torch.optim.Adam([(name, one) for name, one in model.named_parameters() if name.startswith(f"{last}.")])
+    model(x).sum().backward()
+    trained.step()
+    state = {"model": model.state_dict(), "optimizer": trained.state_dict()}
+    moved = conversion.weight_map.to_2d(state)
+    assert [moved["optimizer"]["state"][at]["exp_avg"].dim() for at in (0, 1)] == [4, 1]
+    assert_same(conversion.weight_map.to_1d(moved), state)
+    held = conversion.weight_map.move_optimizer(trained, conversion.module).state
+    assert all(slots["exp_avg"].shape == one.shape for one, slots in held.items())
+
+
+@pytest.mark.parametrize("width", [5, 8])
+def test_an_unnamed_optimizer_of_a_model_and_another(width: int) -> None:
+    """As Lightning builds one over a model and what its loss has: what is of one shape in both can't be told."""
+    whole = nn.ModuleDict({"ours": Pair(), "loss": nn.Conv1d(8, width, 3)})
+    weight_map = convsurgeon.convert(whole["ours"], torch.randn(2, 8, 16)).weight_map
+    state = {"state_dict": whole.state_dict(), "optimizer_states": [adam_of(whole)]}
+    if width == 8:
+        with pytest.raises(CheckpointError, match=r"may be of Pair or of another model .*'param_names'"):
+            weight_map.to_2d(state)
+        return
+    moved = weight_map.to_2d(state)
+    assert [moved["optimizer_states"][0]["state"][at]["exp_avg"].dim() for at in (0, 2, 4)] == [4, 4, 3]
+    assert [moved["state_dict"][name].dim() for name in ("ours.encoder.weight", "loss.weight")] == [4, 3]
+    assert_same(weight_map.to_1d(moved), state)
+
+
+def test_averages_of_all_that_the_state_has() -> None:
+    """As a list, buffers among them."""
+    model = nn.Sequential(nn.Conv1d(8, 8, 3), nn.BatchNorm1d(8))
+    weight_map = convsurgeon.convert(model, torch.randn(2, 8, 16)).weight_map
+    state = {"model": model.state_dict(), "ema_weights": [*model.state_dict().values()]}
+    moved = weight_map.to_2d(state)
+    assert [one.dim() for one in moved["ema_weights"]] == [4, 1, 1, 1, 1, 1, 0]
+    assert_same(weight_map.to_1d(moved), state)
+
+
 @pytest.mark.parametrize("frozen", ["encoder", "decoder", "last"])
 def test_averages_of_the_trained_parameters(frozen: str) -> None:
     model = Pair()

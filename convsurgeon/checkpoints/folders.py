@@ -69,9 +69,7 @@ class Files:
             CheckpointError: it can't be read, or its entries don't fit; says which.
             OSError: it can't be read or written.
         """
-        with source.open("rb") as file:
-            start = file.read(len(ZIP))
-        if source.name.endswith(_SAFETENSORS) or not start.startswith((ZIP, PICKLE)):
+        if source.name.endswith(_SAFETENSORS) or not _is_torchs(source):
             self._safetensors({source: target})
         elif not self._torch_file(source, target) and not any(entry.moves for entry in self.weight_map.entries):
             self._copy(source, target)
@@ -90,10 +88,10 @@ class Files:
         self.moved += moved.moved
 
     def _file(self, source: Location, target: Location) -> None:
-        """Convert one file of a folder, told by its name."""
+        """Convert one file of a folder, told by its name; others than torch's have such names too."""
         if source.name.endswith(_SAFETENSORS):
             self._safetensors({source: target})
-        elif not _may_hold_weights(source.name) or not self._torch_file(source, target):
+        elif not _may_hold_weights(source.name) or not _is_torchs(source) or not self._torch_file(source, target):
             self._copy(source, target)
 
     def _torch_file(self, source: Location, target: Location, known: Collection[str] | None = None) -> bool:
@@ -147,6 +145,12 @@ class Files:
     def _copy(self, source: Location, target: Location) -> None:
         copy_file(source, target, self.done)
         self.copied.append(source.name)
+
+
+def _is_torchs(source: Location) -> bool:
+    """Whether a file begins as those do that torch.save wrote."""
+    with source.open("rb") as file:
+        return bool(file.read(len(ZIP)).startswith((ZIP, PICKLE)))
 
 
 def _may_hold_weights(name: str) -> bool:

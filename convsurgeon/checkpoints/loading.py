@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load
 from safetensors.torch import load_file as load_safetensors
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from convsurgeon.checkpoints.location import Location
 from convsurgeon.checkpoints.torch_files import load_torch_file
@@ -35,6 +36,7 @@ def load_weights(model: nn.Module, source: Location, *, trust: bool) -> None:
         for name, value in expected.items()
         if isinstance(value, torch.Tensor)
         and isinstance(found.get(name), torch.Tensor)
+        and not is_lazy(value)  # which takes whatever shape is given
         and value.shape != found[name].shape
     ]
     try:
@@ -99,11 +101,10 @@ def _states(content: Any) -> Iterator[State]:
 def _best(states: list[State], expected: Mapping[str, Any]) -> State:
     """The state that has most of what is expected, with what stands before its names taken off."""
     own = {bare_name(name): name for name in expected}
-    probes = list(own)[:: max(1, len(own) // _PROBES)]
     candidates = []
     for state in states:
         bare = {bare_name(key): value for key, value in state.items()}
-        prefixes = {"", *(prefix for name in probes for prefix in prefixes_of(name, bare.keys()))}
+        prefixes = {"", *(prefix for key in bare for prefix in prefixes_of(key, own.keys()))}
         for prefix in sorted(prefixes, key=len):
             names = {key: key.removeprefix(prefix) for key in bare if key.startswith(prefix)}
             candidates.append({own.get(name, name): bare[key] for key, name in names.items()})
@@ -112,6 +113,3 @@ def _best(states: list[State], expected: Mapping[str, Any]) -> State:
 
 _EXTRA = "_extra_state"
 """What state_dict() calls what a module's get_extra_state() gives."""
-
-_PROBES = 8
-"""How many of the model's names are looked for under any prefix."""

@@ -170,6 +170,8 @@ def test_a_trainers_folder(trained: Any, weight_map: WeightMap, tmp_path: Path) 
     (source / "trainer_state.json").write_text("{}")
     (source / "logs").mkdir()
     (source / "logs/events").write_bytes(b"x")
+    (source / "5gram.bin").write_bytes(b"mmap lm http://kheafield.com/code format version 5\n\0")
+    (source / "counter.ckpt").write_text("5")
     moved = convert_checkpoint(source, tmp_path / "out", weight_map)
     assert moved.layout == "folder"
     assert set(moved.copied) == {
@@ -178,6 +180,8 @@ def test_a_trainers_folder(trained: Any, weight_map: WeightMap, tmp_path: Path) 
         "rng_state_0.pth",
         "trainer_state.json",
         "events",
+        "5gram.bin",
+        "counter.ckpt",
     }
     assert torch.load(tmp_path / "out/optimizer.pt", weights_only=True)["state"][0]["exp_avg"].dim() == 4
     assert (tmp_path / "out/training_args.bin").read_bytes() == (source / "training_args.bin").read_bytes()

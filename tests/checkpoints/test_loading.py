@@ -106,3 +106,12 @@ def test_extra_state_that_is_missing_is_told(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "one.ckpt")
     with pytest.raises(CheckpointError, match=r"missing: 0._extra_state"):
         load_weights(nn.Sequential(Counting(None)), Location.of(tmp_path / "one.ckpt"), trust=False)
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
+def test_lazy_layers_take_the_shapes_that_are_there(tmp_path: Path) -> None:
+    trained, fresh = (nn.Sequential(nn.LazyConv1d(8, 3), nn.ReLU(), nn.LazyConv1d(2, 3)) for _ in range(2))
+    trained(torch.randn(1, 4, 16))
+    torch.save(trained.state_dict(), tmp_path / "net.pt")
+    load_weights(fresh, Location.of(tmp_path / "net.pt"), trust=False)
+    assert torch.equal(fresh.state_dict()["0.weight"], trained.state_dict()["0.weight"])
