@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 from torch.export import ExportedProgram
 
@@ -74,8 +75,14 @@ class Conversion:
             "plan": self.plan.to_json(),
             "verification": None if self.verification is None else self.verification.to_json(),
             "weights": [
-                {"name": e.name, "shape_1d": list(e.shape_1d), "shape_2d": list(e.shape_2d), "dtype": e.dtype}
-                for e in self.weight_map.entries
+                {
+                    "name": entry.name,
+                    "shape_1d": list(entry.shape_1d),
+                    "shape_2d": list(entry.shape_2d),
+                    "dtype": entry.dtype,
+                    "baked": entry.baked,
+                }
+                for entry in self.weight_map.entries
             ],
             "exact": self.exact.to_json(),
             "fit": None if self.fit is None else self.fit.to_json(),
@@ -84,6 +91,7 @@ class Conversion:
         }
 
     @alone
+    @torch.inference_mode(False)
     def to_html(self, path: str | os.PathLike[str]) -> None:
         """Write the report as one page that needs nothing else: both lanes, every node, its error, weights and totals.
 
@@ -95,6 +103,7 @@ class Conversion:
         write_text(path, conversion_page(self))
 
     @alone
+    @torch.inference_mode(False)
     def export(self, path: str | os.PathLike[str], sample_inputs: Any = None, *, partitioner: str = "xnnpack") -> str:
         """Write the converted model for other tools, by the suffix of `path`, and compare what was written with it.
 
@@ -122,6 +131,7 @@ class Conversion:
         return export_file(self, samples[0] if samples else None, Path(path), partitioner=partitioner)
 
     @alone
+    @torch.inference_mode(False)
     def profile(self, sample_inputs: Any = None, *, rounds: int = 20, budget_s: float = 20.0) -> Profile:
         """Where the time goes: original and converted model in turn, operator by operator; printed, it is a table.
 

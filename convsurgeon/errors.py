@@ -5,6 +5,7 @@ ConvSurgeonError
 ├── EquivalenceError   the rewritten model is not the original
 ├── CheckpointError    weights don't fit the map that should move them
 └── UnsupportedError   the request is understood, and can't be done for this model
+    └── MisfitError    an operator doesn't fit the target, and every one was asked to
 
 A wrong argument is a plain ``ValueError`` or ``TypeError``.
 """
@@ -39,3 +40,7 @@ class CheckpointError(ConvSurgeonError):
 
 class UnsupportedError(ConvSurgeonError):
     """The request is clear, but can't be met for this model; says why and what can."""
+
+
+class MisfitError(UnsupportedError):
+    """An operator breaks a limit of the target, where every one was asked to fit; lists those that do."""

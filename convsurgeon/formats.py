@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import tempfile
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -24,7 +25,7 @@ from convsurgeon.exported import unlifted
 from convsurgeon.guard import WriteGuard
 from convsurgeon.rng import RandomState, preserved_random_state
 from convsurgeon.samples import Sample
-from convsurgeon.toolchains import Run, write_executorch, write_litert
+from convsurgeon.toolchains import Run, not_imported, refusals_of, write_executorch, write_litert
 from convsurgeon.verification import Tolerance, verify_samples
 
 Format = Literal["pt2", "onnx", "safetensors", "pte", "tflite"]
@@ -88,7 +89,8 @@ def _write_weights(module: nn.Module, path: Path) -> str:
         if isinstance(value, torch.Tensor):
             memory = value.untyped_storage().data_ptr()
             # the format admits no two tensors in one memory: what is tied is written under each of its names
-            tensors[name] = value.clone() if memory in known else value.contiguous()
+            apart = value.clone() if memory in known else value
+            tensors[name] = apart.contiguous()
             known.add(memory)
     save_file(tensors, path)
     return f"{len(tensors)} tensors"
@@ -163,8 +165,8 @@ def _write_onnx(program: ExportedProgram, module: nn.Module, given: Sample, path
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise UnsupportedError(f"{error.name} is not installed; pip install 'convsurgeon[onnx]'") from error
-    with quiet():
+        raise not_imported(error, "onnx") from error
+    with refusals_of("torch.onnx"):
         written = torch.onnx.export(program, given.args, kwargs=dict(given.kwargs), dynamo=True, verbose=False)
     assert written is not None
     written.save(path)
@@ -172,7 +174,10 @@ def _write_onnx(program: ExportedProgram, module: nn.Module, given: Sample, path
         import onnxruntime
     except ImportError:
         return "not run: onnxruntime is not installed"
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    except Exception as error:  # it has an exception for each of its codes, and no kernels for some dtypes
+        return f"not run: onnxruntime can't load it: {' '.join(str(error).split())[:200]}"
     names = [one.name for one in session.get_inputs()]
 
     def run(*tensors: torch.Tensor) -> list[torch.Tensor]:
@@ -187,20 +192,27 @@ _ELSEWHERE = Tolerance(rtol=1e-3, atol=1e-4)
 
 
 class _Elsewhere(nn.Module):
-    """What another runtime runs, called as the module that it was exported from."""
+    """What another runtime runs, called as the module that it was exported from, which returned `like`."""
 
     def __init__(self, run: Run, like: Any) -> None:
         super().__init__()
+        leaves, structure = pytree.tree_flatten(like)
 
         def called(*tensors: torch.Tensor) -> Any:
-            return run(*tensors)
+            found = list(run(*tensors))
+            if len(found) == len(_tensors(leaves)):  # a result that is no tensor, such as None, is none of theirs
+                rest = iter(found)
+                found = [next(rest) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+            return pytree.tree_unflatten(found, structure)
 
         self._run = called  # a plain function, which cloning a module leaves alone
-        self._structure = pytree.tree_structure(like)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        return pytree.tree_unflatten(self._run(*tensors), self._structure)
+        return self._run(*_tensors(pytree.tree_leaves((args, kwargs))))
+
+
+def _tensors(leaves: Iterable[Any]) -> list[torch.Tensor]:
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
 
 def _compared(module: nn.Module, run: Run, given: Sample, where: str) -> str:
@@ -213,7 +225,7 @@ def _compared(module: nn.Module, run: Run, given: Sample, where: str) -> str:
             "  write a .pt2, or put the converted model in eval mode, where layers such as Dropout draw none"
         )
     try:
-        _require_equal(module, _Elsewhere(run, like), given, _ELSEWHERE)
+        _require_equal(_Apart(module), _Elsewhere(run, like), given, _ELSEWHERE)
     except EquivalenceError as error:
         if not any(isinstance(one, _NormBase) and one.training for one in module.modules()):
             raise
@@ -223,6 +235,18 @@ def _compared(module: nn.Module, run: Run, given: Sample, where: str) -> str:
             "  write a .pt2, or put the converted model in eval mode"
         ) from error
     return f"run by {where}, and equal to the converted model on the sample"
+
+
+class _Apart(nn.Module):
+    """A module that writes to copies of its inputs, if it writes to them, as other runtimes leave theirs alone."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        own = Sample(args, kwargs).map(copied)
+        return self.module(*own.args, **own.kwargs)
 
 
 class _AsItIs(nn.Module):

@@ -15,10 +15,21 @@ from torch.utils import _pytree as pytree
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One call of the model: positional and keyword arguments."""
+    """One call of the model: a tuple (or list) of positional arguments, and a dict of keyword arguments.
+
+    Raises:
+        TypeError: `args` is neither, such as a tensor, which would be taken apart, or `kwargs` is no mapping.
+    """
 
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.args, (tuple, list)):
+            given = type(self.args).__name__
+            raise TypeError(f"args is a {given}; accepted: a tuple of positional arguments, such as Sample((x,))")
+        if not isinstance(self.kwargs, Mapping):
+            raise TypeError(f"kwargs is a {type(self.kwargs).__name__}; accepted: a dict of keyword arguments")
 
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Sample:
         """The sample with every tensor in it, however deep, replaced by ``change(tensor)``.

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -42,7 +44,7 @@ def write_executorch(program: ExportedProgram, path: Path, partitioner: str) -> 
         raise ValueError(f"partitioner is {partitioner!r}; accepted: {', '.join(PARTITIONERS)}")
     exir = _imported("executorch.exir", "executorch")
     home, _, name = PARTITIONERS[partitioner].partition(":")
-    with quiet():
+    with refusals_of("ExecuTorch"):
         chosen = getattr(_imported(home, "executorch"), name)()
         written = exir.to_edge_transform_and_lower(program, partitioner=[chosen]).to_executorch()
     path.write_bytes(written.buffer)
@@ -60,13 +62,13 @@ def write_litert(module: nn.Module, sample: Sample, path: Path) -> Run:
     """Convert with litert-torch, and write its ``.tflite``; returns how to run it.
 
     Raises:
-        UnsupportedError: litert-torch isn't installed, or the sample has keyword arguments, which it doesn't take.
+        UnsupportedError: litert-torch isn't installed, or refuses the module or keyword arguments in the sample.
         OSError: it can't be written.
     """
     if sample.kwargs:
         raise UnsupportedError("litert-torch takes arguments by place; give a sample of positional arguments")
     litert_torch = _imported("litert_torch", "litert")
-    with quiet():
+    with refusals_of("litert-torch"):
         written = litert_torch.convert(module, sample.args)
     written.export(os.fspath(path))
 
@@ -77,8 +79,35 @@ def write_litert(module: nn.Module, sample: Sample, path: Path) -> Run:
     return run
 
 
+@contextmanager
+def refusals_of(tool: str) -> Iterator[None]:
+    """Let a tool work quietly, and tell what it raises as its refusal.
+
+    Raises:
+        UnsupportedError: it raised anything, which other people's exporters may.
+    """
+    try:
+        with quiet():
+            yield
+    except UnsupportedError:
+        raise
+    except Exception as error:
+        raise UnsupportedError(
+            f"{tool} can't write the model: {type(error).__name__}: {' '.join(str(error).split())[:300]}\n"
+            "  a .pt2 keeps all of it, and a .safetensors its weights"
+        ) from error
+
+
 def _imported(name: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise UnsupportedError(f"{error.name} is not installed; pip install 'convsurgeon[{extra}]'") from error
+        raise not_imported(error, extra) from error
+
+
+def not_imported(error: ImportError, extra: str) -> UnsupportedError:
+    """What to say where a package of an extra isn't there, or is, and can't be imported."""
+    install = f"pip install 'convsurgeon[{extra}]'"
+    if isinstance(error, ModuleNotFoundError) and str(error.name).partition(".")[0] not in sys.modules:
+        return UnsupportedError(f"{error.name} is not installed; {install}")
+    return UnsupportedError(f"what 'convsurgeon[{extra}]' needs can't be imported: {error}; {install} --upgrade")

@@ -284,6 +284,8 @@ def test_what_mends_a_limit() -> None:
     assert rewrites(tall, equal)[-1] == ("fits after a rewrite", ("fold_stride",))
     assert rewrites(conv(3, groups=2), "mdla") == [("fits after a rewrite", ("ungroup_split",))]
     assert rewrites(nn.Softmax(-1), profile("any", "sizes", "max = 1")) == [("does not fit", ())]
+    assert rewrites(nn.Sequential(nn.Conv2d(4, 4, 1), nn.MaxPool2d((1, 2), (1, 4))), "xnnpack")[-1][1] == ()
+    assert rewrites(conv(5, groups=4), "tidl") == [("does not fit", ())]
     both = conv(40, groups=2)
     assert rewrites(both, "mdla") == [("fits after a rewrite", ("ungroup_split", "split_kernel"))]
 

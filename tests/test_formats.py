@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from support import Decays, assert_same, states_of
 from torch import nn
 
 import convsurgeon
-from convsurgeon import EquivalenceError, UnsupportedError, formats
+from convsurgeon import EquivalenceError, UnsupportedError, formats, toolchains
 
 
 class Two(nn.Module):
@@ -206,6 +207,65 @@ def test_what_trains_is_not_what_runs_elsewhere(tmp_path: Path) -> None:
         conversion.export(tmp_path / "trains.onnx")
     conversion.module.eval()
     assert "run by onnxruntime, and equal" in conversion.export(tmp_path / "trains.onnx")
+
+
+class Halves(nn.Module):
+    """What writes its input, and returns what is no tensor as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu, self.conv = nn.ReLU(inplace=True), nn.Conv1d(4, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None, dict[str, Any]]:
+        y = self.conv(self.relu(x))
+        return y, None, {"half": y / 2, "other": None}
+
+
+@pytest.mark.models
+@pytest.mark.filterwarnings("ignore")  # torch's own, in its exporter
+def test_onnx_of_results_that_are_no_tensors_and_of_an_input_that_is_written(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    conversion = convsurgeon.convert(Halves().eval(), X)
+    assert "run by onnxruntime, and equal" in conversion.export(tmp_path / "halves.onnx")
+
+
+@pytest.mark.models
+@pytest.mark.filterwarnings("ignore")  # torch's own, in its exporter
+def test_what_another_tool_refuses_is_told_in_words(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+
+    class Median(nn.Conv1d):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return super().forward(input).median(-1)[0]
+
+    with pytest.raises(UnsupportedError, match=r"(?s)torch.onnx can't write the model: .*a .pt2 keeps all of it"):
+        convsurgeon.convert(Median(4, 4, 3).eval(), X).export(tmp_path / "median.onnx")
+    assert list(tmp_path.iterdir()) == []
+    half = convsurgeon.convert(nn.Conv1d(4, 4, 3).eval().bfloat16(), X.bfloat16())
+    assert "not run: onnxruntime can't load it" in half.export(tmp_path / "half.onnx")
+
+
+def test_a_weight_that_is_another_one_transposed_is_written(tmp_path: Path) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv1d(4, 6, 3)
+            self.register_buffer("basis", torch.randn(6, 4))
+            self.register_buffer("back", self.get_buffer("basis").T)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(self.get_buffer("back") @ (self.get_buffer("basis") @ x))
+
+    conversion = convsurgeon.convert(Tied().eval(), X)
+    conversion.export(tmp_path / "tied.safetensors")
+    assert_same(load_file(tmp_path / "tied.safetensors"), dict(sorted(conversion.module.state_dict().items())))
+
+
+def test_a_package_that_is_there_and_can_not_be_imported_is_not_called_missing() -> None:
+    error = toolchains.not_imported(ImportError("cannot import name 'absent' from 'torch'", name="torch"), "litert")
+    assert "can't be imported: cannot import name 'absent'" in str(error)
+    error = toolchains.not_imported(ModuleNotFoundError("No module named 'absent'", name="absent"), "litert")
+    assert "absent is not installed; pip install 'convsurgeon[litert]'" in str(error)
 
 
 def test_a_sample_that_forward_writes_is_the_users(tmp_path: Path) -> None:

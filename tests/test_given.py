@@ -141,3 +141,10 @@ def test_an_object_that_can_not_be_copied_is_passed_on() -> None:
     cache = Uncopied()
     convsurgeon.convert(Looks().eval(), (CHUNKS[0], cache), capture="islands")
     assert {id(one) for one in seen} == {id(cache)}
+
+
+def test_a_sample_that_is_no_sample_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"args is a Tensor; accepted: .*Sample\(\(x,\)\)"):
+        convsurgeon.Sample(CHUNKS[0])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="kwargs is a tuple; accepted: a dict"):
+        convsurgeon.Sample((CHUNKS[0],), (1,))  # type: ignore[arg-type]

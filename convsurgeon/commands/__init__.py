@@ -100,6 +100,8 @@ def convert(
     with reporting(as_json=as_json):
         from convsurgeon.commands.converting import convert_to_folder
 
+        if threads is not None and not tune and choice is None:
+            raise ValueError("--threads says what to tune for, and goes with --tune or --choice")
         done = convert_to_folder(
             model,
             output,

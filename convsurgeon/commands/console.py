@@ -23,7 +23,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from convsurgeon.errors import ConvSurgeonError, EquivalenceError
+from convsurgeon.errors import ConvSurgeonError, EquivalenceError, MisfitError
 
 
 class Code(enum.IntEnum):
@@ -72,7 +72,7 @@ def reporting(*, as_json: bool) -> Iterator[None]:
             typer.echo(json_text({"error": type(error).__name__, "message": str(error)}))
         else:
             errors.print(f"{type(error).__name__}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        code = Code.DIFFERS if isinstance(error, EquivalenceError) else Code.BAD_INPUT
+        code = Code.DIFFERS if isinstance(error, (EquivalenceError, MisfitError)) else Code.BAD_INPUT
         raise typer.Exit(code) from error
 
 

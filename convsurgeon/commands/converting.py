@@ -55,8 +55,9 @@ def convert_to_folder(
     if form not in FORMATS:
         raise ValueError(f"--to is {form!r}; accepted: {', '.join(FORMATS)}")
     target = Location.of(output)
-    model = spec if spec.endswith(".pt2") else spec.rpartition(":")[0]
-    require_apart(target, *(Location.of(path) for path in (os.getcwd(), model, checkpoint) if path))
+    named = (path for path in (_home_of(spec), options["target"]) if path and Path(path).exists())
+    read = (os.getcwd(), *named, checkpoint, (tuning or {}).get("choice"))
+    require_apart(target, *(Location.of(path) for path in read if path is not None))
     require_free(target, overwrite=overwrite)
     given = model_of(spec, trust=trust)
     if checkpoint is not None:
@@ -83,6 +84,12 @@ def convert_to_folder(
         written, checked = _write(conversion, samples, form, Path(folder.path))
     data = {"written": [str(output / name) for name in written], "checked": checked, **conversion.to_json()}
     return Done(Code.DONE, f"{conversion}\n\nwritten to {output}: {', '.join(written)} ({written[0]}: {checked})", data)
+
+
+def _home_of(spec: str) -> str:
+    """The file of a model on a command line, or the folder of its package, if that stands here."""
+    home = spec if spec.endswith(".pt2") else spec.rpartition(":")[0]
+    return home if home.endswith((".pt2", ".py")) else home.partition(".")[0]
 
 
 def _write(conversion: Conversion, samples: Sequence[Sample], form: Any, folder: Path) -> tuple[list[str], str]:

@@ -10,7 +10,6 @@ import convsurgeon
 from convsurgeon.commands.console import Code, working
 from convsurgeon.commands.converting import Done, samples_for
 from convsurgeon.commands.models import model_of
-from convsurgeon.errors import UnsupportedError
 from convsurgeon.fitting import fit, require_closed
 from convsurgeon.targets import load_target
 
@@ -36,8 +35,5 @@ def fit_of(
         with working(f"converting {spec}"):
             model = convsurgeon.convert(model, list(samples), square=square).module
     with working(f"fitting {spec}"):
-        try:
-            found = fit(model, profile, list(samples), strict=strict)
-        except UnsupportedError as error:
-            return Done(Code.DIFFERS, str(error), {"error": type(error).__name__, "message": str(error)})
+        found = fit(model, profile, list(samples), strict=strict)
     return Done(Code.DONE if found.fits else Code.DIFFERS, str(found), found.to_json())

@@ -11,7 +11,7 @@ import torch
 from convsurgeon.samples import Sample
 
 _WRITTEN = re.compile(
-    r"(?:(?P<name>[A-Za-z_]\w*)=)?(?P<shape>\d+(?:x\d+)*|scalar)(?::(?P<dtype>\w+))?(?:=(?P<fill>[^=]+))?"
+    r"(?:(?!scalar=)(?P<name>[A-Za-z_]\w*)=)?(?P<shape>\d+(?:x\d+)*|scalar)(?::(?P<dtype>\w+))?(?:=(?P<fill>[^=]+))?"
 )
 _ACCEPTED = (
     "accepted: [NAME=]SHAPE[:DTYPE][=VALUE], such as 1x80x3000, tokens=1x12:int64, lengths=1:int64=3000 or scalar=0.5"

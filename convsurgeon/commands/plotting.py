@@ -5,23 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from convsurgeon.errors import UnsupportedError
+from convsurgeon.toolchains import not_imported
 
 
 def require_plotting(path: Path) -> None:
     """See that a chart can be written to `path`, before anything is measured for it.
 
     Raises:
-        UnsupportedError: matplotlib isn't installed.
-        ValueError: it doesn't write files of this suffix.
+        UnsupportedError: matplotlib can't be imported.
+        ValueError: it doesn't write files of this suffix, or there is no such folder.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise UnsupportedError("matplotlib is not installed; pip install 'convsurgeon[plot]'") from error
+        raise not_imported(error, "plot") from error
     known = Figure().canvas.get_supported_filetypes()
     if path.suffix.removeprefix(".") not in known:
         raise ValueError(f"--plot is {str(path)!r}; accepted: a suffix among .{', .'.join(known)}")
+    if not path.parent.is_dir():
+        raise ValueError(f"--plot is {str(path)!r}, and {path.parent} is no folder; make it first")
 
 
 def plot_ratios(path: Path, title: str, names: Sequence[str], series: Mapping[str, Sequence[float | None]]) -> None:

@@ -16,7 +16,7 @@ from convsurgeon.alone import alone
 from convsurgeon.capture.tracer import where_in_user_code
 from convsurgeon.cloning import clone_module, share_parameters
 from convsurgeon.collector import paused_collector
-from convsurgeon.errors import UnsupportedError
+from convsurgeon.errors import MisfitError
 from convsurgeon.exported import module_of_program
 from convsurgeon.fitting.fit import Fit, FittedOperator, Misfit, Total, Verdict
 from convsurgeon.fitting.mending import MENDS, Mend, mends
@@ -59,7 +59,7 @@ def fit(
         A `Fit`: ``fits``, ``operators``, ``totals``; printed, it is the report.
 
     Raises:
-        UnsupportedError: with `strict`, where an operator doesn't fit.
+        MisfitError: with `strict`, where an operator doesn't fit.
         ValueError: an unknown target, a profile that is wrong, no sample, or one that the model can't run on; or the
             accelerator takes static shapes, and a program leaves a length open for which there is no sample.
         TypeError: an argument of another kind.
@@ -83,7 +83,7 @@ def fit(
         operators=tuple(map(judge.judged, _run(model, sample).ran())),
     )
     if strict and not found.fits:
-        raise UnsupportedError(f"{found}\n  strict=True asks that every operator fits as it is")
+        raise MisfitError(f"{found}\n  strict=True asks that every operator fits as it is")
     return found
 
 

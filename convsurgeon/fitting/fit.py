@@ -119,7 +119,12 @@ class Fit:
     @property
     def fits(self) -> bool:
         """Whether every operator does, as it is."""
-        return not any(one.misfits for one in self.operators)
+        return not self.misfitting
+
+    @property
+    def misfitting(self) -> int:
+        """How many operators don't."""
+        return sum(bool(one.misfits) for one in self.operators)
 
     @property
     def totals(self) -> dict[Verdict, Total]:

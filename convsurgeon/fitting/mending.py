@@ -37,26 +37,32 @@ _SQUARE = Mend("square", (*_CONVOLUTIONS, *_TRANSPOSED, *_POOLS), _ON_UNIT_AXIS,
 _UNGROUP = ("ungroup_split", "ungroup_dense")
 _CROP = Mend("crop_padding", _TRANSPOSED)
 _INTO_CHANNELS = Mend("fold_into_channels", ("convolution",), _ONE_GROUP, channels_last=True)
+_FOLD_STRIDE = Mend("fold_stride", _CONVOLUTIONS)
 _AS_CONVOLUTION = Mend("transposed_as_convolution", _TRANSPOSED)
 
 MENDS: Mapping[str, tuple[Mend, ...]] = {
     "stride": (
-        *(_SQUARE, _INTO_CHANNELS, Mend("fold_stride", _CONVOLUTIONS)),
+        *(_SQUARE, _INTO_CHANNELS, _FOLD_STRIDE),
         *(Mend("split_pool_stride", _POOLS, numbered=True), _AS_CONVOLUTION),
     ),
+    "stride_minus_kernel": (_INTO_CHANNELS, _FOLD_STRIDE, _AS_CONVOLUTION),
     "in_channels": (_INTO_CHANNELS,),
     "dilation": (_SQUARE, Mend("fold_dilation", _CONVOLUTIONS), _CROP, _AS_CONVOLUTION),
     "kernel": (
         *(Mend("split_kernel", _CONVOLUTIONS, numbered=True), Mend("split_pool", _POOLS, numbered=True)),
         _AS_CONVOLUTION,
     ),
+    "kernel_shape": (_AS_CONVOLUTION,),
     "padding": (Mend("separate_padding", _CONVOLUTIONS), _CROP, _AS_CONVOLUTION),
     "output_padding": (_CROP, _AS_CONVOLUTION),
     "groups": tuple(Mend(name, (*_CONVOLUTIONS, *_TRANSPOSED), _SEVERAL_GROUPS) for name in _UNGROUP),
     "rank": (Mend("linear_as_convolution", ("linear",)), Mend("fold_batch_norm", ("batch_norm",))),
     "operator": (Mend("linear_as_convolution", ("linear",)), Mend("fold_batch_norm", ("batch_norm",))),
 }
-"""What mends a limit on a quantity, best first. ``kernel_h``, ``kernel_area`` and the like go by their first word."""
+"""What mends a limit on a quantity, best first. ``kernel_h``, ``kernel_area`` and the like go by their first word.
+
+``kernel_shape`` and differences don't: what is split has another shape, and pools of a lesser stride lesser kernels.
+"""
 
 
 def mends(family: Family, limit: Limit, measure: Measure, target: Target) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from torch import fx, nn
 
 from convsurgeon.capture import modules_of
 from convsurgeon.converted import ConvertedModule
+from convsurgeon.exact import REWRITES
 from convsurgeon.origin import ORIGIN, Origin
 from convsurgeon.parts import Part
 from convsurgeon.planning import LiftedOperator, Plan
@@ -22,7 +23,7 @@ from convsurgeon.verification.nodes import NodeValue, node_values
 if TYPE_CHECKING:
     from convsurgeon.conversion import Conversion
 
-Kind = Literal["input", "output", "tensor", "lifted", "kept", "plain", "lift", "lower", "layout"]
+Kind = Literal["input", "output", "tensor", "lifted", "kept", "plain", "lift", "lower", "layout", "rewritten"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ def conversion_page(conversion: Conversion) -> str:
         plan=conversion.plan,
         rows=rows,
         stretches=list(_stretches(rows)),
+        baked=[entry for entry in conversion.weight_map.entries if entry.baked],
         moving=[entry for entry in conversion.weight_map.entries if entry.moves],
         borders=[border for border in conversion.plan.borders if not border.constant],
     )
@@ -87,6 +89,9 @@ def _rows(model: nn.Module, part: Part, plan: Plan) -> Iterable[Row]:
         elif kind == "layout":
             name, operator = part.captured.qualified(module_of(node)) or origin.node, operator_name(node, modules)
             note = "keeps the strides that the 1-D value has"
+        elif kind == "rewritten":
+            name, operator = part.captured.qualified(module_of(node)) or origin.node, operator_name(node, modules)
+            note = f"by the exact rewrite {origin.rule}"
         elif kind in ("input", "tensor"):
             name = part.captured.qualified(str(node.target))
         elif kind != "output":
@@ -115,6 +120,8 @@ def _kind(node: fx.Node, origin: Origin, lifted: Container[str], kept: Container
         return "lift" if origin.form == "2d" else "lower"
     if not node.op.startswith("call"):
         return _ENDS[node.op]
+    if origin.rule in REWRITES:
+        return "rewritten"
     if origin.node != node.name:
         return "layout"
     return "lifted" if node.name in lifted else "kept" if node.name in kept else "plain"
@@ -123,11 +130,14 @@ def _kind(node: fx.Node, origin: Origin, lifted: Container[str], kept: Container
 _ENDS: dict[str, Kind] = {"placeholder": "input", "output": "output", "get_attr": "tensor"}
 
 
+_OPERATORS = ("lifted", "kept", "plain", "rewritten")
+
+
 def _stretches(rows: list[Row]) -> Iterable[Stretch]:
     at = 0
     for lane, group in groupby(rows, key=lambda row: row.lane):
         members = list(group)
-        yield Stretch(lane, at, len(members), sum(row.kind in ("lifted", "kept", "plain") for row in members))
+        yield Stretch(lane, at, len(members), sum(row.kind in _OPERATORS for row in members))
         at += len(members)
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import glob
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import fx, nn
 
+from convsurgeon.cloning import clone_module, share_parameters
 from convsurgeon.converted import ConvertedModule
 from convsurgeon.exact import Notes, rewrite_exactly
 from convsurgeon.exact.shapes import name_in
+from convsurgeon.rng import preserved_random_state
 from convsurgeon.samples import Sample
 from convsurgeon.spellings import module_of
 from convsurgeon.tuning.assignment import Assignment, assign
@@ -23,6 +25,23 @@ from convsurgeon.tuning.realising import REALISATIONS, realisations, weights_in
 from convsurgeon.tuning.survey import Clock, Realisations, Surveyed, copying, is_convolution, meet, survey, weight_of
 from convsurgeon.tuning.traits import Traits, traits_of
 from convsurgeon.tuning.writing import Layouts, write_layouts
+
+
+def inputs_of(module: nn.Module, parts: Collection[str], sample: Sample) -> dict[str, Sample]:
+    """What each graph is called with first, in one run; an island that isn't called has nothing to time."""
+    if "" in parts:
+        return {"": sample}
+    found: dict[str, Sample] = {}
+    clone = clone_module(module, share_parameters)
+    for path in parts:
+
+        def note(_: nn.Module, args: Any, kwargs: Any, path: str = path) -> None:
+            found.setdefault(path, Sample(args, kwargs).map(lambda tensor: tensor.detach().clone()))
+
+        clone.get_submodule(path).register_forward_pre_hook(note, with_kwargs=True)
+    with preserved_random_state(), torch.no_grad():
+        clone(*sample.args, **sample.kwargs)
+    return found
 
 
 class OutOfTimeError(Exception):

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from convsurgeon.aiming import fit_of
 from convsurgeon.alone import alone
 from convsurgeon.cloning import clone_module, share_parameters
 from convsurgeon.conversion import Conversion
@@ -22,7 +23,17 @@ from convsurgeon.rng import preserved_random_state
 from convsurgeon.samples import Sample, as_samples
 from convsurgeon.timing import MOST_ROUNDS, Ratio, timed_in_turn
 from convsurgeon.tuning.choice import Choice, Machine, fingerprint, load_choice
-from convsurgeon.tuning.parts import Decision, Known, OutOfTimeError, Tried, Written, adds_weights, carry_out, decide
+from convsurgeon.tuning.parts import (
+    Decision,
+    Known,
+    OutOfTimeError,
+    Tried,
+    Written,
+    adds_weights,
+    carry_out,
+    decide,
+    inputs_of,
+)
 from convsurgeon.tuning.proof import proven
 from convsurgeon.tuning.result import Tuning
 from convsurgeon.tuning.survey import Clock
@@ -249,9 +260,13 @@ class _Tuner:
             self._reference, module, self._samples, self._tolerance, notes.baked, again=again
         )
         if not verification or not gradients.passed:
-            why = str(gradients if verification else verification)
-            self._warnings.append(f"a choice wasn't taken, for it would compute something else: {why}")
-            return self._unchanged(f"what was tuned computes something else: {why}", tuning.tried)
+            why = gradients if verification else verification
+            return self._refused(f"it would compute something else: {why}", tuning)
+        before, fit = self._conversion.fit, None
+        if before is not None:
+            fit = fit_of(module, before.target, self._samples[0])
+            if fit.misfitting > before.misfitting:
+                return self._refused(f"fewer operators would fit {before.target.title}", tuning)
         done = replace(tuning, copies=written.copies, functions=written.functions, spent_s=self._clock.spent)
         return replace(
             self._conversion,
@@ -260,8 +275,14 @@ class _Tuner:
             weight_map=self._conversion.weight_map.with_baked(notes.baked),
             program=None,
             exact=self._conversion.exact + notes,
+            fit=fit,
             tuning=done,
         )
+
+    def _refused(self, why: str, tuning: Tuning) -> Conversion:
+        reason = f"a choice wasn't taken, for {why}"
+        self._warnings.append(reason)
+        return self._unchanged(reason, tuning.tried)
 
     def _unchanged(self, reason: str, tried: Iterable[Tried] = ()) -> Conversion:
         nothing = Choice(self._machine, self._model, {})
@@ -283,22 +304,7 @@ class _Tuner:
 
     @functools.cached_property
     def _inputs(self) -> dict[str, Sample]:
-        """What each graph is called with first, in one run; an island that isn't called has nothing to time."""
-        (sample, *_) = self._samples
-        if "" in self._parts:
-            return {"": sample}
-        found: dict[str, Sample] = {}
-        clone = clone_module(self._module, share_parameters)
-        for path in self._parts:
-
-            def note(_: nn.Module, args: Any, kwargs: Any, path: str = path) -> None:
-                given = Sample(args, kwargs).map(lambda tensor: tensor.detach().clone())
-                found.setdefault(path, given)
-
-            clone.get_submodule(path).register_forward_pre_hook(note, with_kwargs=True)
-        with preserved_random_state(), torch.no_grad():
-            clone(*sample.args, **sample.kwargs)
-        return found
+        return inputs_of(self._module, self._parts, self._samples[0])
 
     def _tell(self) -> None:
         if self._progress is not None:

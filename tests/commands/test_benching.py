@@ -141,6 +141,9 @@ def test_a_chart_is_drawn(tmp_path: Path) -> None:
     done = bench("--plot", "bench.txt")
     assert done.exit_code == 2
     assert "accepted: a suffix among" in " ".join(done.stderr.split())
+    done = bench("--plot", "nowhere/bench.svg")
+    assert done.exit_code == 2
+    assert "nowhere is no folder" in " ".join(done.stderr.split())
 
 
 def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

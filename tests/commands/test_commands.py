@@ -215,6 +215,25 @@ def test_what_stands_there_is_not_overwritten_unless_asked(here: Path) -> None:
     assert sorted(p.name for p in here.iterdir() if not p.name.startswith("__")) == ["nets.py", "out"]
 
 
+@pytest.mark.parametrize(
+    ("model", "options", "precious"),
+    [
+        ("pkg.nets:with_sample", (), "pkg/nets.py"),
+        ("nets:with_sample", ("--target", "pkg/mine.toml"), "pkg/mine.toml"),
+        ("nets:with_sample", ("--choice", "pkg/tuning.json"), "pkg/tuning.json"),
+    ],
+)
+def test_a_folder_that_holds_what_is_read_is_not_replaced(
+    here: Path, model: str, options: tuple[str, ...], precious: str
+) -> None:
+    (here / "pkg").mkdir()
+    (here / precious).write_text(MODELS)
+    done = run("convert", model, "-o", "pkg", "--to", "safetensors", "--overwrite", *options)
+    assert done.exit_code == 2
+    assert "write elsewhere" in done.stderr
+    assert (here / precious).exists()
+
+
 def test_plan_says_what_would_be_done_and_writes_nothing(here: Path) -> None:
     done = run("plan", "nets:net", "-i", "1x8x40", "--exclude", "norm")
     assert done.exit_code == 0
@@ -291,6 +310,8 @@ def test_json_is_json_where_figures_are_infinite(here: Path) -> None:
         (("convert", "nets:net", "-i", "1x8x40", "-o", "out", "--to", "exe"), "--to is 'exe'; accepted: pt2"),
         (("convert", "nets:net", "-i", "1x8x40", "-o", ".", "--overwrite"), "write elsewhere"),
         (("convert", "nets.py:net", "-i", "1x8x40", "-o", "nets.py", "--overwrite"), "write elsewhere"),
+        (("convert", "nets:with_sample", "-o", "out", "--strict"), "strict asks that every operator fits a target"),
+        (("convert", "nets:with_sample", "-o", "out", "--threads", "2"), "--threads says what to tune for"),
         (("convert", "nets:net", "-o", "out"), "nets:net gives no sample, and --to pt2 takes one"),
         (("verify", "nets:net", "nets:net"), "there is nothing to call the models with"),
         (("verify", "nets:net", "nets:net", "-i", "1x8x9", "--rtol", "1"), "--rtol and --atol go together"),

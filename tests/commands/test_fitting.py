@@ -64,7 +64,19 @@ def test_json() -> None:
     assert data["operators"][0]["misfits"][0]["quantity"] == "rank"
     strict = run("nets.py:with_sample", "-t", "generic-4d", "--json", "--strict")
     assert strict.exit_code == 1
-    assert json.loads(strict.stdout)["error"] == "UnsupportedError"
+    assert json.loads(strict.stdout)["error"] == "MisfitError"
+
+
+def test_converting_for_what_it_does_not_fit_ends_with_1(tmp_path: Path) -> None:
+    words = ["convert", "nets.py:with_sample", "-t", "mine.toml", "--strict", "-o", "out"]
+    (tmp_path / "mine.toml").write_text(
+        'name = "mine"\ntitle = "Mine"\nstatic_shapes = true\nsource = "here"\nranks = [7]\n'
+        '[sources.here]\ndocument = "Test"\nkind = "convention"\ndate = 2026-01-01\n'
+    )
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 1
+    assert "strict=True asks that every operator fits" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_profile_of_ones_own(tmp_path: Path) -> None:

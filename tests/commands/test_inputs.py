@@ -16,6 +16,7 @@ from convsurgeon.commands.inputs import Input, sample_of
         ("tokens=1x12:int64", Input("tokens", (1, 12), torch.int64, None)),
         ("lengths=2:int64=300", Input("lengths", (2,), torch.int64, 300)),
         ("scalar:float64=0.5", Input(None, (), torch.float64, 0.5)),
+        ("scalar=5", Input(None, (), torch.float32, 5)),
         ("mask=1x4:bool", Input("mask", (1, 4), torch.bool, None)),
         ("z=2x3:complex64=1+2j", Input("z", (2, 3), torch.complex64, 1 + 2j)),
     ],

@@ -194,3 +194,18 @@ def test_weights_that_forward_writes_are_not_the_models(tmp_path: Path, kind: ty
     assert_same(states_of(conversion, model), before)
     errors = [float(one) for _, words in page.rows.values() for one in re.findall(r"\de-\d+", words)]
     assert max(errors, default=0.0) < 1e-5
+
+
+def test_what_exact_rewrites_made_is_told(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv1d(2, 4, 9), nn.BatchNorm1d(4), nn.ReLU()).eval()
+    for rewrite in ("split_kernel:4", "fold_batch_norm"):
+        conversion = convsurgeon.convert(model, torch.randn(1, 2, 60), exact=[rewrite])
+        page, text = page_of(conversion, tmp_path)
+        assert "no number changes" not in text
+        assert "in number or shape" in text
+        rewritten = [words for classes, words in page.rows.values() if "rewritten" in classes]
+        assert rewritten
+        assert all(f"by the exact rewrite {rewrite.partition(':')[0]}" in words for words in rewritten)
+        assert not any("keeps the strides" in words for words in rewritten)
+    assert not any("BatchNorm" in words for _, words in page.rows.values())
+    assert {one["name"] for one in conversion.to_json()["weights"] if one["baked"]} == set(conversion.exact.baked)

@@ -17,7 +17,10 @@ from tuning.chance import Seconds, by_chance, clock, for_last, for_rewrites
 
 import convsurgeon
 from convsurgeon.timing import Timing
+from convsurgeon.tuning.choice import Choice, Machine, fingerprint
 from convsurgeon.tuning.layouts import layout_of
+from convsurgeon.tuning.parts import Decision
+from convsurgeon.tuning.writing import Layouts
 
 
 class Separable(nn.Module):
@@ -412,3 +415,25 @@ def test_gradients_of_grouped_weights_behind_a_transpose(capture: Any, dtype: to
         convsurgeon.verify(model, tuned.module, x, gradients=True).require()
     finally:
         torch.set_num_threads(threads)
+
+
+def test_what_fits_an_accelerator_fits_it_when_it_is_tuned(tmp_path: Path) -> None:
+    profile, saved = tmp_path / "mine.toml", tmp_path / "tuning.json"
+    profile.write_text(
+        'name = "mine"\ntitle = "Mine"\nstatic_shapes = false\nsource = "guide"\n'
+        '[sources.guide]\ndocument = "A guide"\nkind = "documented"\ndate = 2026-01-01\n'
+        '[[limits]]\noperators = ["convolution"]\nquantity = "out_channels"\nmax = 4\nsource = "guide"\n'
+    )
+    x = torch.randn(1, 4, 200)
+    model = nn.Sequential(nn.Conv1d(4, 4, 3), nn.ReLU(), nn.ConvTranspose1d(4, 4, 4, 2, 1)).eval()
+    fitting = convsurgeon.convert(model, x, target=profile, strict=True)
+    decision = Decision(Layouts({}, {}, {}), {"transposed_as_convolution": ("2",)})  # to eight channels
+    machine = Machine.here(fitting.module, convsurgeon.Sample((x,)))
+    Choice(machine, fingerprint({"": fitting.module}), {"": decision}).save(saved)  # type: ignore[dict-item]
+    with pytest.warns(convsurgeon.TuningWarning, match="fewer operators would fit Mine"):
+        kept = convsurgeon.tune(fitting, choice=saved)
+    assert kept.module is fitting.module
+    assert kept.fit == fitting.fit
+    unaimed = convsurgeon.tune(convsurgeon.convert(model, x), choice=saved)
+    assert told(unaimed).taken
+    assert not convsurgeon.fit(unaimed.module, profile, x).fits
