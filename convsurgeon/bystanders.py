@@ -122,6 +122,11 @@ def bystanders_among(
     return Bystanders(weight_map, direction, copies, others, tuple(optimizers))
 
 
+def is_configuration(state: Any) -> bool:
+    """Whether this is OmegaConf's, as Lightning keeps hyperparameters: without tensors, and computed as it is read."""
+    return type(state).__module__.partition(".")[0] == "omegaconf"
+
+
 def is_optimizer(state: Mapping[Any, Any]) -> bool:
     """Whether this is what an optimizer's state_dict() gives."""
     return "param_groups" in state and isinstance(state.get("state"), Mapping)
@@ -143,6 +148,8 @@ def shapes_in(slots: Any) -> dict[str, Shape]:
 
 def _mappings(state: Any) -> Iterator[Mapping[Any, Any]]:
     """Every mapping in a checkpoint, but for what is in an optimizer's state."""
+    if is_configuration(state):
+        return
     if isinstance(state, Mapping):
         yield state
         inner = () if is_optimizer(state) else state.values()

@@ -11,7 +11,14 @@ import torch
 from torch import nn
 
 from convsurgeon.axis import UnitAxis
-from convsurgeon.bystanders import Bystanders, bystanders, is_optimizer, shapes_in, trained_shapes
+from convsurgeon.bystanders import (
+    Bystanders,
+    bystanders,
+    is_configuration,
+    is_optimizer,
+    shapes_in,
+    trained_shapes,
+)
 from convsurgeon.errors import CheckpointError
 from convsurgeon.placement import (
     SHAPED_SLOTS,
@@ -153,7 +160,7 @@ class Mover:
                 self._moved(value, f"{path}{at}") if moves[at] else self._any(value, f"{path}{at}.")
                 for at, value in enumerate(state)
             )
-        if not isinstance(state, Mapping):
+        if not isinstance(state, Mapping) or is_configuration(state):
             self.tensors += isinstance(state, torch.Tensor)
             return state
         if is_optimizer(state):

@@ -257,3 +257,21 @@ def test_an_entry_that_a_hook_makes_anew_is_not_moved_without_a_word() -> None:
     weight_map = convsurgeon.convert(model, x).weight_map
     with pytest.raises(CheckpointError, match=r"makes its state_dict, have baked 1 of 4 entries \(0.kernel\)"):
         weight_map.to_2d(model.state_dict())
+
+
+def test_a_configuration_is_passed_on_as_it_is() -> None:
+    """Of OmegaConf, which raises where a value isn't there yet."""
+
+    class DictConfig(dict[str, Any]):
+        __module__ = "omegaconf.dictconfig"
+
+        def items(self) -> Any:
+            raise ValueError("Missing mandatory value: data")
+
+        values = items
+
+    model, config = Pair(), DictConfig(data="???")
+    weight_map = convsurgeon.convert(model, torch.randn(2, 8, 16)).weight_map
+    moved = weight_map.to_2d({"state_dict": model.state_dict(), "hyper_parameters": {"cfg": config}})
+    assert moved["hyper_parameters"]["cfg"] is config
+    assert moved["state_dict"]["encoder.weight"].dim() == 4

@@ -11,6 +11,7 @@ from safetensors.torch import load_file as load_safetensors
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from convsurgeon.bystanders import is_configuration
 from convsurgeon.checkpoints.location import Location
 from convsurgeon.checkpoints.torch_files import load_torch_file
 from convsurgeon.errors import CheckpointError
@@ -85,7 +86,7 @@ def _file(source: Location, *, trust: bool) -> Any:
 
 def _states(content: Any) -> Iterator[State]:
     """Every dict of tensors in a checkpoint, outermost first, with the extra state that stands among them."""
-    if not isinstance(content, Mapping):
+    if not isinstance(content, Mapping) or is_configuration(content):
         return
     entries = {
         key: value
