@@ -23,7 +23,7 @@ from convsurgeon.given_in_1d import in_2d
 from convsurgeon.hiding import restoring_names
 from convsurgeon.own_state import KeepsState, as_its_kind, lend_methods, pickles_in_its_own_way
 from convsurgeon.reaching import reaching_directly
-from convsurgeon.scope import OwnModes, leave_weight_norm, set_own_modes, take_contents
+from convsurgeon.scope import OwnModes, leave_weight_norm, set_own_modes, take_contents, tell_if_in_graph
 from convsurgeon.structure import named_leaves
 
 Mode = Literal["train", "eval"]
@@ -134,6 +134,7 @@ class ConvertedModule(KeepsState, fx.GraphModule):
             found.fset(self, value)
             return
         tell_if_frozen(self, name, value)
+        tell_if_in_graph(self, name, value)
         super().__setattr__(name, in_2d(self, name, value) if isinstance(value, torch.Tensor) else value)
 
     def reach_directly(self) -> None:

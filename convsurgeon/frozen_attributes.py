@@ -19,14 +19,18 @@ _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
 def frozen_attributes(module: nn.Module) -> dict[str, Any]:
-    """The flags, numbers and names on `module` that its class reads in forward, with their values."""
+    """The flags, numbers, names and tuples of these on `module` that its class reads in forward, with their values."""
     if FROZEN in vars(module):
         known: dict[str, Any] = vars(module)[FROZEN]
         return known
     held = {
         name: inspect.getattr_static(module, name, ...) for name in _read_by_forward(type(module)) - _OF_EVERY_MODULE
     }
-    return {name: value for name, value in held.items() if isinstance(value, _PLAIN)}
+    return {name: value for name, value in held.items() if _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    return all(map(_is_plain, value)) if type(value) is tuple else isinstance(value, _PLAIN)
 
 
 def tell_if_frozen(module: nn.Module, name: str, value: Any) -> None:

@@ -80,6 +80,7 @@ class Scope(KeepsState):
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute, as ``nn.Module`` does, and warn where the graph holds it at another value."""
         tell_if_frozen(self, name, value)
+        tell_if_in_graph(self, name, value)
         super().__setattr__(name, in_2d(self, name, value) if isinstance(value, torch.Tensor) else value)
 
     def _saves_as(self) -> type[nn.Module] | None:
@@ -163,6 +164,17 @@ class ExtraScope(Scope):
     def set_extra_state(self, state: Any) -> None:
         """As the original's class takes it."""
         self._by_its_kind("set_extra_state", state)
+
+
+def tell_if_in_graph(module: nn.Module, name: str, value: Any) -> None:
+    """Warn where a module is being set in a place that isn't called; it is of the line that calls ``__setattr__``."""
+    held = vars(module).get("_modules", {}).get(name)
+    if isinstance(held, Scope) and not isinstance(value, Scope):  # which replicas have of their own
+        warnings.warn(
+            f"{held._get_name()} isn't called, for what it computed is in the converted model's graph: to set another "
+            f"{name!r} changes nothing; set it on the original, and convert that again",
+            stacklevel=3,
+        )
 
 
 def _tell_of_hook(scope: Scope) -> None:

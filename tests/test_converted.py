@@ -268,3 +268,10 @@ def test_a_hook_on_what_went_into_the_graph_is_told_of() -> None:
     layer.register_forward_hook(lambda _, __, output: seen.append(output.shape))
     module(torch.randn(2, 2, 9))
     assert seen == [(2, 2, 1, 9)]
+
+
+def test_a_module_that_is_set_in_place_of_what_went_into_the_graph_is_told_of() -> None:
+    model = nn.Sequential(Block(2), nn.Conv1d(2, 2, 3)).eval()
+    module = convsurgeon.convert(model, torch.randn(2, 2, 9)).module
+    with pytest.warns(UserWarning, match=r"Scope\[Block\] isn't called(.|\n)*to set another '0' changes nothing"):
+        setattr(module, "0", Block(2))

@@ -89,3 +89,17 @@ def test_what_forward_does_not_read_and_what_stays_are_set_in_silence() -> None:
         module.scale = 2.0
         module.block.note, module.block.device = "seen", "meta"  # of its module, forward reads neither
         module.train().eval().requires_grad_(False).double()
+
+
+def test_a_tuple_that_forward_reads_is_told_too() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.scales = nn.Conv1d(4, 4, 5), (1.0, 2.0)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(x) * self.scales[0] + self.scales[1]
+
+    module = convsurgeon.convert(Scaled().eval(), X).module
+    with pytest.warns(UserWarning, match=r"scales was \(1.0, 2.0\) when the model was captured"):
+        module.scales = (3.0, 4.0)
