@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from convsurgeon.conversion import Conversion
     from convsurgeon.converted import ConvertedModule
     from convsurgeon.converting import convert, plan
-    from convsurgeon.errors import CaptureError, CheckpointError, ConvSurgeonError, EquivalenceError, UnsupportedError
+    from convsurgeon.errors import (
+        CaptureError,
+        CheckpointError,
+        ConvSurgeonError,
+        EquivalenceError,
+        MisfitError,
+        UnsupportedError,
+    )
     from convsurgeon.fitting import Fit, fit
     from convsurgeon.origin import Origin
     from convsurgeon.planning import Border, Kept, LiftedOperator, Plan
@@ -43,6 +50,7 @@ __all__ = [
     "Fit",
     "Kept",
     "LiftedOperator",
+    "MisfitError",
     "Origin",
     "Plan",
     "Sample",
@@ -71,7 +79,10 @@ _HOMES = {
     "conversion": ("Conversion",),
     "converted": ("ConvertedModule",),
     "converting": ("convert", "plan"),
-    "errors": ("CaptureError", "CheckpointError", "ConvSurgeonError", "EquivalenceError", "UnsupportedError"),
+    "errors": (
+        *("CaptureError", "CheckpointError", "ConvSurgeonError", "EquivalenceError", "MisfitError"),
+        "UnsupportedError",
+    ),
     "fitting": ("Fit", "fit"),
     "origin": ("Origin",),
     "planning": ("Border", "Kept", "LiftedOperator", "Plan"),

@@ -51,7 +51,8 @@ def test_the_report_as_data_is_json() -> None:
     data = json.loads(json.dumps(conversion.to_json()))
     assert data["plan"]["capture"]["how"] == "trace"
     assert data["verification"]["passed"] is True
-    assert {"name": "norm.bias", "shape_1d": [4], "shape_2d": [4], "dtype": "float32"} in data["weights"]
+    expected = {"name": "norm.bias", "shape_1d": [4], "shape_2d": [4], "dtype": "float32", "baked": False}
+    assert expected in data["weights"]
     assert set(data["seconds"]) == {"capture", "observe", "compare", "plan", "rewrite", "verify"}
 
 
