@@ -37,10 +37,11 @@ def net():
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     threads = torch.get_num_threads()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", sys.path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "nets.py").write_text(MODELS)
     yield
     torch.set_num_threads(threads)
+    sys.modules.pop("nets", None)
 
 
 def bench(*options: str) -> Result:
