@@ -213,3 +213,20 @@ def test_one_transposed_convolution_to_two_lengths(unit_axis: int) -> None:
     down, up = nn.Conv1d(4, 4, 3, stride=2, padding=1), nn.ConvTranspose1d(4, 4, 3, stride=2, padding=1)
     conversion = checked(Net(forward, d=down, m=up), X, unit_axis, torch.randn(1, 4, 11))
     assert not conversion.plan.kept
+
+
+@AXES
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda y: torch.permute(input=torch.permute(input=y, dims=(0, 2, 1)), dims=(0, 2, 1)),
+        lambda y: y.permute(dims=(0, 2, 1)).permute(dims=(0, 2, 1)),
+        lambda y: torch.flip(input=y, dims=(-1,)),
+        lambda y: torch.flip(y, dims=(-1,)),
+        lambda y: y - y.mean(-1, keepdims=True),
+    ],
+)
+def test_several_values_that_are_named_and_numpys_keepdims(written: Callable[..., Any], unit_axis: int) -> None:
+    net = Net(lambda s, x: s.b(written(s.a(x))))
+    conversion = checked(net, X, unit_axis, torch.randn(3, 4, 11))
+    assert len(conversion.plan.borders) == 2

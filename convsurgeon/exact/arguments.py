@@ -75,7 +75,7 @@ def arguments(node: fx.Node, modules: Modules) -> tuple[str, dict[str, Any]] | N
     """
     try:
         return _arguments(node, modules)
-    except TypeError:  # it is written with arguments that are not known here, such as NumPy's keepdims
+    except TypeError:  # it is written with arguments that are not known here
         return None
 
 

@@ -68,11 +68,7 @@ def bind(signature: inspect.Signature, node: fx.Node) -> dict[str, Any]:
     Raises:
         TypeError: the node has arguments that the signature doesn't.
     """
-    args, kwargs = list(node.args), _renamed(signature, node.kwargs)
-    several = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_POSITIONAL), None)
-    if several in kwargs:
-        first = next(iter(signature.parameters))
-        args = [*(args or [kwargs.pop(first)]), kwargs.pop(several)] if args or first in kwargs else args
+    args, kwargs = _as_written(signature, node)
     bound = signature.bind(*args, **kwargs)
     bound.apply_defaults()
     return dict(bound.arguments)
@@ -81,8 +77,7 @@ def bind(signature: inspect.Signature, node: fx.Node) -> dict[str, Any]:
 def respell(spelling: Spelling, node: fx.Node, changes: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The node's arguments with `changes` made, each written positionally or by keyword as it was."""
     parameters = spelling.signature.parameters
-    kwargs = dict(_renamed(spelling.signature, node.kwargs))
-    args = list(node.args)
+    args, kwargs = _as_written(spelling.signature, node)
     if not args and "input" in kwargs.keys() - node.kwargs.keys():  # by a name that what it becomes may not have
         args.append(kwargs.pop("input"))
     for at, (name, parameter) in enumerate(parameters.items()):
@@ -100,6 +95,19 @@ def respell(spelling: Spelling, node: fx.Node, changes: Mapping[str, Any]) -> tu
         elif name in kwargs or changes[name] != parameter.default:
             kwargs[name] = changes[name]
     return tuple(args), kwargs
+
+
+def _as_written(signature: inspect.Signature, node: fx.Node) -> tuple[list[Any], dict[str, Any]]:
+    """The node's arguments, by the signature's names; where one of several values is named, it stands by place."""
+    args, kwargs = list(node.args), _renamed(signature, node.kwargs)
+    several = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_POSITIONAL), None)
+    if several in kwargs:
+        first = next(iter(signature.parameters))
+        if not args and first in kwargs:
+            args.append(kwargs.pop(first))
+        if args:
+            args.append(kwargs.pop(several))
+    return args, kwargs
 
 
 def _renamed(signature: inspect.Signature, kwargs: Mapping[str, Any]) -> dict[str, Any]:
