@@ -212,12 +212,14 @@ class Mover:
         held = trained_shapes(self._map, self._direction, map(shapes_in, states.values()))
         another = not names and self._beside.hold_training(held, what)
         names = names or ({} if another else self._names_in_order(groups, states))
+        unnamed = () if names or another else held
+        others = {shape for shape in unnamed if self._beside.may_be_others(shape, held, what)}
         entries = entries_named(self._map, set(names.values()))
         moved = {}
         for at, slots in states.items():
             if names.get(at) in self._without_entry:
                 _require_flat(names[at], slots)
-            entry = entries.get(names[at]) if at in names else None if another else self._of_shape(slots, held, what)
+            entry = entries.get(names[at]) if at in names else None if another else self._of_shape(slots, others)
             moved[at] = self._slots(entry, slots, f"{path}{at}.")
         self.found |= not another
         return _like(state, ((key, moved if key == "state" else value) for key, value in state.items()))
@@ -244,11 +246,10 @@ class Mover:
             for slot, value in slots.items()
         }
 
-    def _of_shape(self, slots: Any, held: Counter[Shape], what: str) -> Entry | None:
-        """An entry like the unnamed parameter of these slots, one of `held`; None where it is another model's."""
+    def _of_shape(self, slots: Any, others: Collection[Shape]) -> Entry | None:
+        """An entry like the unnamed parameter of these slots; None where it stays, as those of `others` do."""
         shape = shape_of_parameter(self._map, shapes_in(slots), self._direction)
-        others = shape is None or self._beside.may_be_others(shape, held, what)
-        return None if shape is None or others else self._told_by_shape(shape)
+        return None if shape is None or shape in others else self._told_by_shape(shape)
 
     def _told_by_shape(self, shape: Shape, *what: str) -> Entry:
         if shape not in self._alike:

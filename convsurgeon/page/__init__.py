@@ -86,12 +86,10 @@ def _rows(model: nn.Module, part: Part, plan: Plan) -> Iterable[Row]:
         name, operator, note, source = origin.node, "", "", ""
         if kind in ("lift", "lower"):
             note = reasons.get((origin.node, "lift" if kind == "lift" else "lower"), "")
-        elif kind == "layout":
+        elif kind in ("layout", "rewritten"):
             name, operator = part.captured.qualified(module_of(node)) or origin.node, operator_name(node, modules)
-            note = "keeps the strides that the 1-D value has"
-        elif kind == "rewritten":
-            name, operator = part.captured.qualified(module_of(node)) or origin.node, operator_name(node, modules)
-            note = f"by the exact rewrite {origin.rule}"
+            rewritten = kind == "rewritten"
+            note = f"by the exact rewrite {origin.rule}" if rewritten else "keeps the strides that the 1-D value has"
         elif kind in ("input", "tensor"):
             name = part.captured.qualified(str(node.target))
         elif kind != "output":
