@@ -45,7 +45,7 @@ Capture = Annotated[str, typer.Option(help="auto, trace, export or islands")]
 Square = Annotated[bool, typer.Option("--square", help="strides and dilations equal on both axes")]
 Include = Annotated[list[str] | None, typer.Option(help="glob on module names: convert these only; may be repeated")]
 Exclude = Annotated[list[str] | None, typer.Option(help="glob on module names: keep these 1-D; may be repeated")]
-Budget = Annotated[float, typer.Option(help="with --tune: for how many seconds", min=1)]
+Budget = Annotated[float | None, typer.Option(help="with --tune: for how many seconds (default: 45)", min=1)]
 Trust = Annotated[bool, typer.Option("--trust", help="load pickled objects that aren't weights: this runs their code")]
 TARGETS = f"{', '.join(target_names())}, or the .toml file of a profile of your own"
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
@@ -89,7 +89,7 @@ def convert(
     choice: Annotated[
         Path | None, typer.Option(help="a tuning.json: tune by what it chose on this machine, without measuring")
     ] = None,
-    budget: Budget = 45,
+    budget: Budget = None,
     threads: Annotated[int | None, typer.Option(help="torch's threads to tune for", min=1)] = None,
     overwrite: Overwrite = False,
     trust: Trust = False,
@@ -102,6 +102,7 @@ def convert(
 
         if threads is not None and not tune and choice is None:
             raise ValueError("--threads says what to tune for, and goes with --tune or --choice")
+        seconds = _seconds(budget, tune=tune)
         done = convert_to_folder(
             model,
             output,
@@ -109,7 +110,7 @@ def convert(
             inputs or (),
             checkpoint,
             {**options, "fold": fold, "exact": tuple(exact or ()), "target": target, "strict": strict},
-            {"choice": choice, "budget_s": budget, "threads": threads} if tune or choice is not None else None,
+            {"choice": choice, "budget_s": seconds, "threads": threads} if tune or choice is not None else None,
             overwrite=overwrite,
             trust=trust,
         )
@@ -249,7 +250,7 @@ def bench(
     compiled: Annotated[bool, typer.Option(help="time torch.compile of each as well")] = True,
     runtimes: Annotated[bool, typer.Option(help="time onnxruntime and OpenVINO, if they are installed")] = True,
     tune: Annotated[bool, typer.Option("--tune", help="tune the converted model, and time that too")] = False,
-    budget: Budget = 45,
+    budget: Budget = None,
     profile: Annotated[bool, typer.Option("--profile", help="tell where the time goes, by operator")] = False,
     plot: Annotated[Path | None, typer.Option(help="draw a chart of how they compare, such as bench.png")] = None,
     trust: Trust = False,
@@ -260,10 +261,20 @@ def bench(
     with reporting(as_json=as_json):
         from convsurgeon.commands.benching import Wanted, bench_of
 
-        wanted = Wanted(rounds, threads, dtype, compiled, runtimes, budget if tune else None, profile, plot)
+        seconds = _seconds(budget, tune=tune)
+        wanted = Wanted(rounds, threads, dtype, compiled, runtimes, seconds if tune else None, profile, plot)
         done = bench_of(model, inputs or (), options, wanted, trust=trust)
     show(done.text, done.data, as_json=as_json)
     raise typer.Exit(done.code)
+
+
+def _seconds(budget: float | None, *, tune: bool) -> float:
+    """For how many seconds to tune."""
+    if budget is None:
+        return 45.0
+    if not tune:
+        raise ValueError("--budget says for how many seconds to tune, and goes with --tune")
+    return budget
 
 
 def _options(

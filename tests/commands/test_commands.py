@@ -313,6 +313,8 @@ def test_json_is_json_where_figures_are_infinite(here: Path) -> None:
         (("convert", "nets.py:net", "-i", "1x8x40", "-o", "nets.py", "--overwrite"), "write elsewhere"),
         (("convert", "nets:with_sample", "-o", "out", "--strict"), "strict asks that every operator fits a target"),
         (("convert", "nets:with_sample", "-o", "out", "--threads", "2"), "--threads says what to tune for"),
+        (("convert", "nets:with_sample", "-o", "out", "--budget", "9"), "--budget says for how many seconds to tune"),
+        (("bench", "nets:with_sample", "--budget", "9"), "--budget says for how many seconds to tune"),
         (("convert", "nets:net", "-o", "out"), "nets:net gives no sample, and --to pt2 takes one"),
         (("verify", "nets:net", "nets:net"), "there is nothing to call the models with"),
         (("verify", "nets:net", "nets:net", "-i", "1x8x9", "--rtol", "1"), "--rtol and --atol go together"),
