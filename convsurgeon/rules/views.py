@@ -139,7 +139,8 @@ def lift_transpose(op: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     if not isinstance(op.input, Value) or type(op.dim0) is not int or type(op.dim1) is not int:
         return Refusal("its axes are computed in the graph")
     rank = op.input.rank
-    return Lifted("transpose", dim0=axis.lifted_axis(op.dim0, rank), dim1=axis.lifted_axis(op.dim1, rank))
+    lifted = {name: axis.lifted_axis(dim, rank) for name, dim in (("dim0", op.dim0), ("dim1", op.dim1))}
+    return Lifted("transpose", **lifted, **({} if op.name is None else {"name": Absent}))
 
 
 @rule("permute", reorders=True)
@@ -154,6 +155,22 @@ def lift_permute(op: Arguments, axis: UnitAxis) -> Lifted | Refusal:
         return Refusal("its axes are computed in the graph")
     order = axis.lifted_order(listed, op.input.rank)
     return Lifted("permute", dims=order if dims is op.dims else (order,))
+
+
+@rule("movedim", reorders=True)
+def lift_movedim(op: Arguments, axis: UnitAxis) -> Lifted | Refusal:
+    """``movedim`` of (N, C, L) is the ``permute`` of (N, C, 1, L) that orders all others so, and leaves the unit axis.
+
+    Limits: the axes are plain numbers.
+    """
+    source, destination = listed_axes(op.source), listed_axes(op.destination)
+    if source is None or destination is None or not isinstance(op.input, Value):
+        return Refusal("its axes are computed in the graph")
+    rank = op.input.rank
+    moved = {to % rank: dim % rank for dim, to in zip(source, destination, strict=True)}
+    rest = iter(dim for dim in range(rank) if dim not in moved.values())
+    order = [moved[to] if to in moved else next(rest) for to in range(rank)]
+    return Lifted("permute", source=Absent, destination=Absent, dims=axis.lifted_order(order, rank))
 
 
 @dataclass(frozen=True, slots=True)

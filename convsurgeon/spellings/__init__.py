@@ -12,11 +12,12 @@ from convsurgeon.capture.tracer import has_hooks
 from convsurgeon.rules.base import Refusal
 from convsurgeon.spellings.aten import ATEN_ALONE, aten_spelling, is_aten, packets_of
 from convsurgeon.spellings.base import Call, Spelling, State, respell
-from convsurgeon.spellings.functions import FUNCTIONS, METHODS, name_of
+from convsurgeon.spellings.functions import ATTRIBUTES, FUNCTIONS, METHODS, name_of
 from convsurgeon.spellings.modules import MODULES, ModuleSpelling, module_spelling
 
 __all__ = [
     "ATEN_ALONE",
+    "ATTRIBUTES",
     "FUNCTIONS",
     "METHODS",
     "MODULES",
@@ -39,7 +40,8 @@ def read(node: fx.Node, modules: Modules) -> Call | Refusal | None:
     """The node as an operator with named arguments; None if no table knows it, or why this one can't be read."""
     spelling: Any = None
     if node.op == "call_function":
-        spelling = FUNCTIONS.get(node.target) or aten_spelling(node.target)
+        attribute = ATTRIBUTES.get(node.args[1]) if node.target is getattr else None  # type: ignore[arg-type]
+        spelling = attribute or FUNCTIONS.get(node.target) or aten_spelling(node.target)
     elif node.op == "call_method":
         spelling = METHODS.get(str(node.target))
     elif node.op == "call_module":

@@ -22,6 +22,7 @@ _OPERATORS = {
     **dict.fromkeys(("_to_copy", "lift_fresh_copy", "alias"), "identity"),
     **dict.fromkeys(("reflection_pad1d", "replication_pad1d"), "pad1d"),
     **dict.fromkeys(("upsample_nearest1d", "_upsample_nearest_exact1d", "upsample_linear1d"), "upsample1d"),
+    "moveaxis": "movedim",
     "slice": "narrow",
     "linalg_vector_norm": "vector_norm",
     "_softmax": "softmax",
@@ -60,6 +61,8 @@ _LIFTED = {
 _WAYS: dict[Any, dict[type[Lifted] | str, Any]] = {
     aten.conv_transpose1d.default: {Lifted: aten.conv_transpose2d.input},
     aten.unsqueeze.default: {Raised: aten.unflatten.int},
+    **{moved: {Lifted: aten.permute.default} for moved in (aten.movedim.int, aten.movedim.intlist)},
+    **{moved: {Lifted: aten.permute.default} for moved in (aten.moveaxis.int, aten.moveaxis.intlist)},
     aten.squeeze.dim: {Lowered: aten.squeeze.dims, "flatten": aten.flatten.using_ints},
     aten.squeeze.dims: {"flatten": aten.flatten.using_ints},
 }
@@ -72,6 +75,7 @@ _MORE: dict[str, dict[str, Any]] = {
     "unsqueeze": {"sizes": None},
     "squeeze": {"start_dim": None},
     "constant_pad_nd": {"mode": "constant"},
+    **dict.fromkeys(("movedim", "moveaxis"), {"dims": None}),
 }
 """Arguments that an overload doesn't have but its rule asks for, or what stands for it in 2-D does, and their value."""
 

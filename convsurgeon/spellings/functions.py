@@ -115,6 +115,7 @@ _CASTS = (
 
 _UNSQUEEZE = _row("unsqueeze", s.unsqueeze, {Raised: torch.unflatten})
 _SQUEEZE = _row("squeeze", s.squeeze, {"flatten": torch.flatten})
+_MOVEDIM = _row("movedim", s.movedim, _to(torch.permute))
 
 FUNCTIONS: dict[Any, FunctionSpelling] = {
     **{getattr(torch, name): _row(name, stub) for stub, names in _BOTH.items() for name in names},
@@ -154,6 +155,7 @@ FUNCTIONS: dict[Any, FunctionSpelling] = {
     **{join: _row("cat", s.join) for join in (torch.cat, torch.concat, torch.concatenate)},
     torch.stack: _row("stack", s.join),
     torch.split: _row("split", s.split_function),
+    torch.split_with_sizes: _row("split", s.split_with_sizes),
     operator.getitem: _row("getitem", s.getitem),
     getattr: _row("getattr", s.attribute, {Lowered: attribute_1d}),
     torch.reshape: _row("reshape", s.reshape),
@@ -161,6 +163,8 @@ FUNCTIONS: dict[Any, FunctionSpelling] = {
     torch.unsqueeze: _UNSQUEEZE,
     torch.squeeze: _SQUEEZE,
     torch.permute: _row("permute", s.permute),
+    torch.movedim: _MOVEDIM,
+    torch.moveaxis: _MOVEDIM,
 }
 
 METHODS: dict[str, FunctionSpelling] = {
@@ -168,6 +172,7 @@ METHODS: dict[str, FunctionSpelling] = {
     **{name: _row("to", s.identity) for name in _CASTS},
     **{name: _row(name, s.identity) for name in ("contiguous", "to", "clone", "detach")},
     "split": _row("split", s.split),
+    "split_with_sizes": _row("split", s.split_with_sizes),
     "size": _row("size", s.size, {Lowered: size_1d}),
     "dim": _row("dim", s.rank, {Lowered: rank_1d}),
     "ndimension": _row("dim", s.rank, {Lowered: rank_1d}),
@@ -178,4 +183,11 @@ METHODS: dict[str, FunctionSpelling] = {
     "unsqueeze": _UNSQUEEZE,
     "squeeze": _SQUEEZE,
     "permute": _row("permute", s.permute),
+    "movedim": _MOVEDIM,
+    "moveaxis": _MOVEDIM,
 }
+
+ATTRIBUTES: dict[str, FunctionSpelling] = {
+    "mT": _row("transpose", s.transposed, _to(torch.transpose)),
+}
+"""Attributes that are values, and no answers."""

@@ -25,6 +25,7 @@ LAYERS = [
 TENSORS = [
     *("softmax", "log_softmax", "cumsum", "cumprod", "logcumsumexp", "cummax", "cummin", "diff", "sort", "argsort"),
     *("topk", "narrow", "select", "index_select", "gather", "take_along_dim", "repeat_interleave", "unbind", "split"),
+    *("split_with_sizes", "movedim"),
     *("chunk", "tensor_split", "roll", "flip", "sum", "mean", "nansum", "nanmean", "amax", "amin", "logsumexp"),
     *("count_nonzero", "var", "std", "var_mean", "std_mean", "norm", "linalg.vector_norm", "prod", "all", "any"),
     *("argmax", "argmin", "median", "nanmedian", "mode", "kthvalue", "max", "min", "matmul", "view", "reshape"),

@@ -10,9 +10,9 @@ from torch import nn
 
 from convsurgeon.axis import UnitAxis
 from convsurgeon.rules import RULES
-from convsurgeon.spellings import ATEN_ALONE, FUNCTIONS, METHODS, MODULES, aten_spelling, packets_of
+from convsurgeon.spellings import ATEN_ALONE, ATTRIBUTES, FUNCTIONS, METHODS, MODULES, aten_spelling, packets_of
 
-ROWS = [*FUNCTIONS.values(), *METHODS.values(), *MODULES]
+ROWS = [*FUNCTIONS.values(), *METHODS.values(), *ATTRIBUTES.values(), *MODULES]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.operator)
