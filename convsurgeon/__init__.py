@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from convsurgeon.checkpoints import convert_checkpoint
     from convsurgeon.conversion import Conversion
-    from convsurgeon.converted import ConvertedModule
+    from convsurgeon.converted.module import ConvertedModule
+    from convsurgeon.converted.origin import Origin
+    from convsurgeon.converted.scope import Scope
     from convsurgeon.converting import convert, plan
     from convsurgeon.errors import (
         CaptureError,
@@ -28,14 +30,12 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from convsurgeon.fitting import Fit, fit
-    from convsurgeon.origin import Origin
     from convsurgeon.planning import Border, Kept, LiftedOperator, Plan
     from convsurgeon.samples import Sample
-    from convsurgeon.scope import Scope
     from convsurgeon.targets import Target, load_target, target_names
     from convsurgeon.tuning import Tuning, TuningWarning, tune
     from convsurgeon.verification import Comparison, Divergence, Tolerance, Verification, verify
-    from convsurgeon.weight_map import WeightMap
+    from convsurgeon.weights.weight_map import WeightMap
 
 __all__ = [
     "Border",
@@ -77,21 +77,21 @@ __version__ = "0.1.0"
 _HOMES = {
     "checkpoints": ("convert_checkpoint",),
     "conversion": ("Conversion",),
-    "converted": ("ConvertedModule",),
+    "converted.module": ("ConvertedModule",),
     "converting": ("convert", "plan"),
     "errors": (
         *("CaptureError", "CheckpointError", "ConvSurgeonError", "EquivalenceError", "MisfitError"),
         "UnsupportedError",
     ),
     "fitting": ("Fit", "fit"),
-    "origin": ("Origin",),
+    "converted.origin": ("Origin",),
     "planning": ("Border", "Kept", "LiftedOperator", "Plan"),
     "samples": ("Sample",),
-    "scope": ("Scope",),
+    "converted.scope": ("Scope",),
     "targets": ("Target", "load_target", "target_names"),
     "tuning": ("Tuning", "TuningWarning", "tune"),
     "verification": ("Comparison", "Divergence", "Tolerance", "Verification", "verify"),
-    "weight_map": ("WeightMap",),
+    "weights.weight_map": ("WeightMap",),
 }
 
 

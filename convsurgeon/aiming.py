@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from convsurgeon.converted import ConvertedModule
+from convsurgeon.converted.module import ConvertedModule
 from convsurgeon.exact import REWRITES, Notes, rewrite_parts, wanted_of
 from convsurgeon.exact.shapes import Shapes
 from convsurgeon.fitting import Fit, fit

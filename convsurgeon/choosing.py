@@ -11,10 +11,10 @@ from torch import fx, nn
 
 from convsurgeon.capture import Capture, capture_export, capture_model
 from convsurgeon.errors import CaptureError
-from convsurgeon.faithful import Call, call_of, computes_the_same
 from convsurgeon.islands import find_islands
-from convsurgeon.observe import Observation, observe
 from convsurgeon.parts import Part
+from convsurgeon.runs.faithful import Call, call_of, computes_the_same
+from convsurgeon.runs.observe import Observation, observe
 from convsurgeon.samples import Sample
 from convsurgeon.verification import require_runs
 

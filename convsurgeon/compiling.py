@@ -15,16 +15,16 @@ from torch import fx, nn
 from torch._dynamo.backends.registry import lookup_backend
 
 from convsurgeon.capture import Capture, modules_of
-from convsurgeon.cloning import clone_module, share
+from convsurgeon.clones.cloning import clone_module, share
+from convsurgeon.clones.rng import preserved_random_state
 from convsurgeon.collector import paused_collector
-from convsurgeon.converted import ConvertedModule
-from convsurgeon.frozen_graph import copied_graph
-from convsurgeon.observe import UNKNOWN, Facts, NodeFacts, Overloads, Value, items_of
+from convsurgeon.converted.frozen_graph import copied_graph
+from convsurgeon.converted.module import ConvertedModule
 from convsurgeon.parts import Part
 from convsurgeon.planning import Selection, make_plan
 from convsurgeon.rewrite import rewrite
-from convsurgeon.rng import preserved_random_state
 from convsurgeon.rules import RULES
+from convsurgeon.runs.observe import UNKNOWN, Facts, NodeFacts, Overloads, Value, items_of
 from convsurgeon.spellings import Call, read
 
 _OPTIONS: dict[str, Any] = {

@@ -12,7 +12,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from convsurgeon.alone import alone
-from convsurgeon.converted import ConvertedModule
+from convsurgeon.converted.module import ConvertedModule
 from convsurgeon.exact import Notes
 from convsurgeon.exported import program_of
 from convsurgeon.files import write_text
@@ -23,7 +23,7 @@ from convsurgeon.planning import Plan
 from convsurgeon.report import conversion_text
 from convsurgeon.samples import Sample, as_samples
 from convsurgeon.verification import Verification
-from convsurgeon.weight_map import WeightMap
+from convsurgeon.weights.weight_map import WeightMap
 
 if TYPE_CHECKING:
     from convsurgeon.profiling import Profile

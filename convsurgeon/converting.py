@@ -28,7 +28,7 @@ from convsurgeon.rewrite import rewrite
 from convsurgeon.stopwatch import Stopwatch
 from convsurgeon.targets import Target, load_target
 from convsurgeon.verification import Tolerance
-from convsurgeon.weight_map import WeightMap
+from convsurgeon.weights.weight_map import WeightMap
 
 Planned = tuple[list[tuple[Part, Plan]], Plan]
 Lift = Literal["regions", "ops"]

@@ -20,11 +20,11 @@ from torch.export.graph_signature import ExportGraphSignature, InputKind, Output
 from convsurgeon.capture import fetch
 from convsurgeon.capture.arguments import admit
 from convsurgeon.capture.guards import write_guards
-from convsurgeon.cloning import clone_module, share_parameters
-from convsurgeon.converted import ConvertedModule, axis_of
+from convsurgeon.clones.cloning import clone_module, share_parameters
+from convsurgeon.converted.module import ConvertedModule, axis_of
+from convsurgeon.converted.origin import ORIGIN
 from convsurgeon.errors import UnsupportedError
 from convsurgeon.exact.checks import of_length
-from convsurgeon.origin import ORIGIN
 
 aten = torch.ops.aten
 _STATE = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)

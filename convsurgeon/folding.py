@@ -12,7 +12,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from convsurgeon.cloning import clone_module, share_parameters
+from convsurgeon.clones.cloning import clone_module, share_parameters
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -17,13 +17,13 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 
 from convsurgeon.capture.exporting import doubled, quiet
-from convsurgeon.cloning import clone_module, copied, share_parameters
+from convsurgeon.clones.cloning import clone_module, copied, share_parameters
+from convsurgeon.clones.guard import WriteGuard
+from convsurgeon.clones.rng import RandomState, preserved_random_state
 from convsurgeon.conversion import Conversion
-from convsurgeon.converted import ConvertedModule
+from convsurgeon.converted.module import ConvertedModule
 from convsurgeon.errors import EquivalenceError, UnsupportedError
 from convsurgeon.exported import unlifted
-from convsurgeon.guard import WriteGuard
-from convsurgeon.rng import RandomState, preserved_random_state
 from convsurgeon.samples import Sample
 from convsurgeon.toolchains import Run, not_imported, refusals_of, write_executorch, write_litert
 from convsurgeon.verification import Tolerance, verify_samples

@@ -11,7 +11,6 @@ from torch._ops import HigherOrderOperator
 
 from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Modules
-from convsurgeon.observe import Facts, NodeFacts, Value, has_form
 from convsurgeon.rules import (
     RULES,
     Arguments,
@@ -27,6 +26,7 @@ from convsurgeon.rules import (
     makes_one_long,
 )
 from convsurgeon.rules.pointwise import broadcasts, is_elementwise
+from convsurgeon.runs.observe import Facts, NodeFacts, Value, has_form
 from convsurgeon.spellings import Call, ModuleSpelling, Spelling, State, has_state, is_torchs_own, operator_name, read
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from convsurgeon.capture import Capture
-from convsurgeon.observe import Facts
+from convsurgeon.runs.observe import Facts
 from convsurgeon.samples import Sample
 
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from convsurgeon.capture import Capture
 from convsurgeon.choosing import unfaithful
-from convsurgeon.observe import GraphRun
 from convsurgeon.parts import Part
+from convsurgeon.runs.observe import GraphRun
 from convsurgeon.samples import Sample
 from convsurgeon.verification import Tolerance, Verification, verify_samples
 

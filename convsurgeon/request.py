@@ -10,9 +10,9 @@ from torch._dynamo.eval_frame import OptimizedModule
 from torch.export import ExportedProgram
 from torch.nn.parameter import is_lazy
 
+from convsurgeon.clones.remembering import remembered
 from convsurgeon.errors import UnsupportedError
 from convsurgeon.exported import is_of_program, module_of_program, without_hooks
-from convsurgeon.remembering import remembered
 from convsurgeon.samples import Sample, as_samples
 from convsurgeon.verification import Tolerance
 

@@ -10,22 +10,22 @@ import torch
 from torch import fx, nn
 
 from convsurgeon.capture import Capture, Modules, fetch, inlined_paths, modules_of
-from convsurgeon.cloning import clone_module, copied, own, rewrap
-from convsurgeon.converted import ConvertedModule, Facts
-from convsurgeon.frozen_attributes import FROZEN, frozen_attributes
-from convsurgeon.given_in_1d import load_1d_state
+from convsurgeon.clones.cloning import clone_module, copied, own, rewrap
+from convsurgeon.converted.frozen_attributes import FROZEN, frozen_attributes
+from convsurgeon.converted.given_in_1d import load_1d_state
+from convsurgeon.converted.module import ConvertedModule, Facts
+from convsurgeon.converted.origin import ORIGIN, Form, Origin
+from convsurgeon.converted.own_modes import own_modes
+from convsurgeon.converted.own_state import saves_as
+from convsurgeon.converted.scope import Scope
 from convsurgeon.islands.in_place import convolve_in_place
 from convsurgeon.islands.standing import become
 from convsurgeon.lifting import Candidate, marks_an_input
-from convsurgeon.origin import ORIGIN, Form, Origin
-from convsurgeon.own_modes import own_modes
-from convsurgeon.own_state import saves_as
 from convsurgeon.parts import Part
 from convsurgeon.planning import Border, Plan
 from convsurgeon.rules import Deferred, Lowered
-from convsurgeon.scope import Scope
+from convsurgeon.runs.storage import sharing_of
 from convsurgeon.spellings import is_aten, respell
-from convsurgeon.storage import sharing_of
 
 _CHANGES: dict[str, tuple[Form, Form]] = {"lift": ("1d", "2d"), "lower": ("2d", "1d")}
 """The form that a border finds, and the one that it makes."""

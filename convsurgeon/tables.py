@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from convsurgeon.rng import preserved_random_state
+from convsurgeon.clones.rng import preserved_random_state
 
 with preserved_random_state():  # rich draws a number as it is imported
     from rich.console import Console

@@ -19,7 +19,7 @@ from torch import nn
 
 import convsurgeon
 from convsurgeon import profiling
-from convsurgeon.origin import ORIGIN, Origin
+from convsurgeon.converted.origin import ORIGIN, Origin
 from convsurgeon.profiling import Profile, watching
 
 X = torch.randn(2, 4, 32)

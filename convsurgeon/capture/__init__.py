@@ -18,11 +18,11 @@ from convsurgeon.capture.modes import Trace, difference, follows_mode
 from convsurgeon.capture.own_train import training_changes_more
 from convsurgeon.capture.state import fetch, in_mode, undone, without_global_hooks
 from convsurgeon.capture.tracer import ModelTracer, where_in_user_code
-from convsurgeon.cloning import clone_module, share_parameters
+from convsurgeon.clones.cloning import clone_module, share_parameters
+from convsurgeon.clones.guard import WriteGuard
+from convsurgeon.clones.rng import RandomState, preserved_random_state
+from convsurgeon.converted.frozen_graph import copied_graph
 from convsurgeon.errors import CaptureError
-from convsurgeon.frozen_graph import copied_graph
-from convsurgeon.guard import WriteGuard
-from convsurgeon.rng import RandomState, preserved_random_state
 from convsurgeon.samples import Sample
 
 __all__ = ["Capture", "Modules", "capture_export", "capture_model", "fetch", "inlined_paths", "modules_of"]

@@ -16,9 +16,9 @@ from convsurgeon.capture.modes import DiffersError, Trace
 from convsurgeon.capture.program import admitted, graph_of, require_leaves
 from convsurgeon.capture.state import in_mode, undone, without_global_hooks
 from convsurgeon.capture.tracer import where_in_user_code
-from convsurgeon.cloning import clone_module, share_parameters
+from convsurgeon.clones.cloning import clone_module, share_parameters
+from convsurgeon.clones.rng import preserved_random_state
 from convsurgeon.errors import CaptureError
-from convsurgeon.rng import preserved_random_state
 from convsurgeon.samples import Sample
 
 

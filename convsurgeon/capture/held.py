@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from convsurgeon.remembering import remembered
+from convsurgeon.clones.remembering import remembered
 
 _PLAIN = (bool, int, float, complex, str, bytes)
 _ATOMS = frozenset({*_PLAIN, type(None), types.FunctionType, torch.dtype, torch.device, torch.Size})

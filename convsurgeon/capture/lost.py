@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from torch.utils import checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from convsurgeon.cloning import memory_of
+from convsurgeon.clones.cloning import memory_of
 
 
 class WouldBeLost(RuntimeError):

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from convsurgeon.capture.state import noticed
-from convsurgeon.cloning import clone_module, share_parameters
-from convsurgeon.guard import WriteGuard
-from convsurgeon.own_modes import sets_modes_itself
-from convsurgeon.rng import preserved_random_state
+from convsurgeon.clones.cloning import clone_module, share_parameters
+from convsurgeon.clones.guard import WriteGuard
+from convsurgeon.clones.rng import preserved_random_state
+from convsurgeon.converted.own_modes import sets_modes_itself
 
 
 def training_changes_more(model: nn.Module) -> bool:

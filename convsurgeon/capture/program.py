@@ -19,9 +19,9 @@ from convsurgeon.capture.guards import write_guards
 from convsurgeon.capture.modes import Trace
 from convsurgeon.capture.state import fetch
 from convsurgeon.capture.tracer import is_users_file
+from convsurgeon.converted.structure import Structured, checked_leaves
 from convsurgeon.errors import CaptureError
 from convsurgeon.samples import Sample
-from convsurgeon.structure import Structured, checked_leaves
 
 _PREFIX = f"{ByLeaves.PREFIX}."
 _KEPT_META = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn")

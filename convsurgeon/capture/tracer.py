@@ -23,7 +23,7 @@ from convsurgeon.capture.arguments import default_of, hold, of_python, plain
 from convsurgeon.capture.lost import FROZEN, Weights, WouldBeLost, without_autograd_functions
 from convsurgeon.capture.proxies import StateProxy, ValueProxy
 from convsurgeon.capture.state import ModeFlag
-from convsurgeon.remembering import remembered
+from convsurgeon.clones.remembering import remembered
 
 _LIBRARIES = tuple(
     f"{Path(folder)}{os.sep}"

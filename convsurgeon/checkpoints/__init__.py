@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from convsurgeon.checkpoints.location import Location, Where, new_file, new_folder, require_apart
 from convsurgeon.errors import CheckpointError
-from convsurgeon.placement import nothing_found, some_of
-from convsurgeon.weight_map import Direction, WeightMap
+from convsurgeon.weights.placement import nothing_found, some_of
+from convsurgeon.weights.weight_map import Direction, WeightMap
 
 Progress = Callable[[int, int], None]
 """Told how many bytes of how many are done."""

@@ -18,8 +18,8 @@ from convsurgeon.checkpoints.safetensors_files import (
     shapes_of,
     write_moved,
 )
-from convsurgeon.placement import Shape, moved_shapes
-from convsurgeon.weight_map import Direction, WeightMap
+from convsurgeon.weights.placement import Shape, moved_shapes
+from convsurgeon.weights.weight_map import Direction, WeightMap
 
 _SAFETENSORS = ".safetensors"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -97,7 +97,7 @@ class Files:
     def _torch_file(self, source: Location, target: Location, known: Collection[str] | None = None) -> bool:
         """Convert what torch.save wrote, if anything in it moves; in a shard, the keys that do are `known`."""
         from convsurgeon.checkpoints.torch_files import move_torch_file  # torch takes a second to import
-        from convsurgeon.state import Mover
+        from convsurgeon.weights.state import Mover
 
         mover = Mover(self.weight_map, self.direction, known, partial=self.partial)
         if not move_torch_file(source, target, mover, trust=self.trust):

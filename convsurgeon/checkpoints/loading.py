@@ -11,11 +11,11 @@ from safetensors.torch import load_file as load_safetensors
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from convsurgeon.bystanders import is_configuration
 from convsurgeon.checkpoints.location import Location
 from convsurgeon.checkpoints.torch_files import load_torch_file
 from convsurgeon.errors import CheckpointError
-from convsurgeon.placement import bare_name, prefixes_of, some_of
+from convsurgeon.weights.bystanders import is_configuration
+from convsurgeon.weights.placement import bare_name, prefixes_of, some_of
 
 State = dict[str, Any]
 """Tensors by their names, and the extra state of modules, which may be anything."""

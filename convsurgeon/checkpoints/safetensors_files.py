@@ -17,7 +17,7 @@ from convsurgeon.checkpoints.header import Header, read_header
 from convsurgeon.checkpoints.location import Location
 from convsurgeon.checkpoints.strict_json import LARGEST, checking, read_object
 from convsurgeon.errors import CheckpointError
-from convsurgeon.placement import some_of
+from convsurgeon.weights.placement import some_of
 
 _CHUNK = 64 << 20
 """Bytes that the kernel copies at a time: enough to cost nothing, and little enough to tell the progress."""

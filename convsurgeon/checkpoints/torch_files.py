@@ -16,8 +16,8 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from convsurgeon.checkpoints.location import Location
 from convsurgeon.errors import CheckpointError
-from convsurgeon.placement import some_of
-from convsurgeon.state import Mover
+from convsurgeon.weights.placement import some_of
+from convsurgeon.weights.state import Mover
 
 
 def load_torch_file(source: Location, *, trust: bool) -> Any:

@@ -11,7 +11,7 @@ import typer
 
 from convsurgeon.commands.console import Code, bytes_bar, reporting, show
 from convsurgeon.targets import target_names
-from convsurgeon.weight_map import Direction
+from convsurgeon.weights.weight_map import Direction
 
 app = typer.Typer(
     name="convsurgeon",

@@ -28,7 +28,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from convsurgeon.capture.tracer import where_in_user_code
 from convsurgeon.errors import ConvSurgeonError, UnsupportedError
-from convsurgeon.placement import some_of
+from convsurgeon.weights.placement import some_of
 
 _ACCEPTED = "accepted: package.module:callable, file.py:callable, or the .pt2 file of an exported program"
 

@@ -15,7 +15,8 @@ from torch import fx, nn
 
 from convsurgeon.alone import alone
 from convsurgeon.collector import paused_collector
-from convsurgeon.converted import ConvertedModule
+from convsurgeon.converted.module import ConvertedModule
+from convsurgeon.converted.origin import ORIGIN, Origin
 from convsurgeon.exact.base import REWRITES, Cost, Left, Notes, Rewritten, Wanted
 from convsurgeon.exact.nodes import Memory
 from convsurgeon.exact.reader import Reader
@@ -24,7 +25,6 @@ from convsurgeon.exact.sites import Norm, Site
 from convsurgeon.exact.strides import is_seen, lies_otherwise
 from convsurgeon.exact.undoing import all_or_nothing
 from convsurgeon.exact.writer import Writer
-from convsurgeon.origin import ORIGIN, Origin
 from convsurgeon.parts import Part
 from convsurgeon.rules.base import Refusal
 from convsurgeon.samples import Sample, as_samples

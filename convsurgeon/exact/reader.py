@@ -11,11 +11,11 @@ from torch._ops import OpOverload
 
 from convsurgeon.capture import fetch, modules_of
 from convsurgeon.capture.tracer import has_hooks
-from convsurgeon.converted import ConvertedModule, axis_of
+from convsurgeon.converted.module import ConvertedModule, axis_of
+from convsurgeon.converted.origin import ORIGIN
 from convsurgeon.exact.arguments import LAYERS, arguments
 from convsurgeon.exact.shapes import Shapes
 from convsurgeon.exact.sites import Convolution, Held, Linear, Norm, Pool, Site, Spelled
-from convsurgeon.origin import ORIGIN
 from convsurgeon.rules.base import Refusal
 from convsurgeon.spellings import is_aten
 

@@ -11,11 +11,11 @@ import torch
 from torch import fx
 
 from convsurgeon.capture import fetch
-from convsurgeon.converted import ConvertedModule
+from convsurgeon.clones.guard import WriteGuard
+from convsurgeon.clones.rng import preserved_random_state
+from convsurgeon.converted.module import ConvertedModule
 from convsurgeon.exact.base import Cost
-from convsurgeon.guard import WriteGuard
-from convsurgeon.own_run import OwnRun
-from convsurgeon.rng import preserved_random_state
+from convsurgeon.runs.own_run import OwnRun
 from convsurgeon.samples import Sample
 from convsurgeon.spellings import operator_name
 

@@ -7,11 +7,11 @@ from typing import Literal
 
 from torch import fx
 
-from convsurgeon.converted import ConvertedModule
+from convsurgeon.converted.module import ConvertedModule
+from convsurgeon.converted.origin import ORIGIN
 from convsurgeon.exact.base import REWRITES
 from convsurgeon.exact.shapes import name_in
 from convsurgeon.exact.surroundings import writes
-from convsurgeon.origin import ORIGIN
 
 Otherwise = Literal["cut", "turned"]
 """How a result isn't contiguous: it has gaps, or its channels vary fastest."""

@@ -12,10 +12,10 @@ import torch
 from torch import fx, nn
 from torch._ops import OpOverload
 
-from convsurgeon.converted import ConvertedModule
+from convsurgeon.converted.module import ConvertedModule
+from convsurgeon.converted.origin import ORIGIN
 from convsurgeon.exact.shapes import name_in
 from convsurgeon.exact.writer import Writer
-from convsurgeon.origin import ORIGIN
 
 aten = torch.ops.aten
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from convsurgeon.converted import ConvertedModule
-from convsurgeon.frozen_graph import copied_graph
+from convsurgeon.converted.frozen_graph import copied_graph
+from convsurgeon.converted.module import ConvertedModule
 
 
 @contextmanager

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from convsurgeon.axis import UnitAxis
-from convsurgeon.cloning import memory_of, rewrap
+from convsurgeon.clones.cloning import memory_of, rewrap
+from convsurgeon.converted.given_in_1d import load_1d_state
 from convsurgeon.errors import CheckpointError
 from convsurgeon.exact.sites import Held
-from convsurgeon.given_in_1d import load_1d_state
 
 
 def held_as(held: Held | None, value: torch.Tensor | None, *, like: Held | None = None) -> Any:

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from convsurgeon.converted.scope import take_contents
 from convsurgeon.exact.nodes import NodeWriter
 from convsurgeon.exact.sites import Convolution, Held, Linear
 from convsurgeon.exact.weights import bake, held_as
-from convsurgeon.scope import take_contents
 
 aten = torch.ops.aten
 

@@ -14,7 +14,8 @@ from torch.export.graph_signature import InputKind
 
 from convsurgeon.alone import alone
 from convsurgeon.capture.tracer import where_in_user_code
-from convsurgeon.cloning import clone_module, share_parameters
+from convsurgeon.clones.cloning import clone_module, share_parameters
+from convsurgeon.clones.rng import preserved_random_state
 from convsurgeon.collector import paused_collector
 from convsurgeon.errors import MisfitError
 from convsurgeon.exported import module_of_program
@@ -23,7 +24,6 @@ from convsurgeon.fitting.mending import MENDS, Mend, mends
 from convsurgeon.fitting.operation import Operation
 from convsurgeon.fitting.recording import Ran, Recorder, elements
 from convsurgeon.fitting.running import Calls, RecordedRun
-from convsurgeon.rng import preserved_random_state
 from convsurgeon.samples import Sample, as_samples
 from convsurgeon.targets import Family, Limit, Target, load_target
 

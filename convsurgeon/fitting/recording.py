@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from convsurgeon.clones.guard import WriteGuard
 from convsurgeon.fitting.operation import Call, Operand, Operation, operation_of
-from convsurgeon.guard import WriteGuard
 
 
 @dataclass(frozen=True, slots=True)

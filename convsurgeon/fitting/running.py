@@ -9,10 +9,10 @@ import torch
 from torch import fx, nn
 from torch.overrides import TorchFunctionMode
 
+from convsurgeon.converted.scope import Scope
 from convsurgeon.fitting.recording import Recorder
-from convsurgeon.own_run import OwnRun, is_plain, weights_of
+from convsurgeon.runs.own_run import OwnRun, is_plain, weights_of
 from convsurgeon.samples import Sample
-from convsurgeon.scope import Scope
 from convsurgeon.spellings import module_of
 
 

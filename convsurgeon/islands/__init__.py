@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from convsurgeon.capture import Capture, capture_model
-from convsurgeon.converted import hidden_attributes, hidden_state
+from convsurgeon.converted.module import hidden_attributes, hidden_state
 from convsurgeon.errors import ConvSurgeonError
-from convsurgeon.faithful import Call, computes_the_same
 from convsurgeon.islands.readers import Reads, reads_of
 from convsurgeon.islands.recording import Recording, record
 from convsurgeon.islands.standing import can_become_another
-from convsurgeon.observe import Facts, observe
 from convsurgeon.parts import Part
+from convsurgeon.runs.faithful import Call, computes_the_same
+from convsurgeon.runs.observe import Facts, observe
 from convsurgeon.samples import Sample
 
 __all__ = ["Islands", "find_islands"]

@@ -13,10 +13,10 @@ from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from convsurgeon.cloning import clone_module, copied, share_parameters
-from convsurgeon.faithful import Call
-from convsurgeon.guard import WriteGuard
-from convsurgeon.rng import RandomState, preserved_random_state
+from convsurgeon.clones.cloning import clone_module, copied, share_parameters
+from convsurgeon.clones.guard import WriteGuard
+from convsurgeon.clones.rng import RandomState, preserved_random_state
+from convsurgeon.runs.faithful import Call
 from convsurgeon.samples import Sample
 
 _CALLS_KEPT = 3

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from convsurgeon.remembering import remembered
+from convsurgeon.clones.remembering import remembered
 
 _HARMLESS = {"dtype", "device", "requires_grad", "requires_grad_", "is_cuda", "grad"}
 """What may be asked of a weight whatever its shape."""

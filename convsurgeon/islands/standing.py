@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx, nn
 
-from convsurgeon.scope import take_contents
+from convsurgeon.converted.scope import take_contents
 
 
 def become(module: nn.Module, other: nn.Module) -> None:

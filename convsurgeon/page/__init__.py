@@ -12,9 +12,9 @@ import jinja2
 from torch import fx, nn
 
 from convsurgeon.capture import modules_of
-from convsurgeon.converted import ConvertedModule
+from convsurgeon.converted.module import ConvertedModule
+from convsurgeon.converted.origin import ORIGIN, Origin
 from convsurgeon.exact import REWRITES
-from convsurgeon.origin import ORIGIN, Origin
 from convsurgeon.parts import Part
 from convsurgeon.planning import LiftedOperator, Plan
 from convsurgeon.spellings import module_of, operator_name

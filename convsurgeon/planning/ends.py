@@ -9,12 +9,12 @@ from torch import fx
 
 from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Capture
-from convsurgeon.observe import Facts, has_form
+from convsurgeon.converted.structure import named_leaves
 from convsurgeon.planning.plan import Border, Port
 from convsurgeon.planning.values import Forms
 from convsurgeon.rules import Lowered
+from convsurgeon.runs.observe import Facts, has_form
 from convsurgeon.spellings import module_of, operator_name
-from convsurgeon.structure import named_leaves
 
 
 class Ends:

@@ -9,7 +9,6 @@ from torch import fx
 from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Capture
 from convsurgeon.lifting import Candidate, consider, marks_an_input
-from convsurgeon.observe import Facts, has_form
 from convsurgeon.planning.ends import Ends
 from convsurgeon.planning.gradients import aligned_operands
 from convsurgeon.planning.ownership import Ownership
@@ -18,6 +17,7 @@ from convsurgeon.planning.selection import Selection
 from convsurgeon.planning.strides import follows_layout, restored_operands
 from convsurgeon.planning.values import Forms, Survey, ValueGraph
 from convsurgeon.rules import Lifted, Refusal
+from convsurgeon.runs.observe import Facts, has_form
 from convsurgeon.spellings import ModuleSpelling, module_of, operator_name
 
 

@@ -11,7 +11,7 @@ from torch import fx
 
 from convsurgeon.axis import UnitAxis
 from convsurgeon.lifting import Candidate
-from convsurgeon.observe import Facts, Value
+from convsurgeon.runs.observe import Facts, Value
 
 aten = torch.ops.aten
 

@@ -12,10 +12,10 @@ from torch import fx
 from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Capture, fetch
 from convsurgeon.lifting import Candidate
-from convsurgeon.observe import Facts, has_form
 from convsurgeon.planning.cut import Problem, solve
 from convsurgeon.planning.ownership import Ownership
 from convsurgeon.rules import Lifted, Lowered, Raised
+from convsurgeon.runs.observe import Facts, has_form
 
 
 @dataclass(slots=True)

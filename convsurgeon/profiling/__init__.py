@@ -9,17 +9,17 @@ from typing import Any, get_args
 import torch
 from torch import fx, nn
 
-from convsurgeon.cloning import clone_module, copied, own, share_parameters
-from convsurgeon.converted import ConvertedModule
-from convsurgeon.guard import without_autocast_cache
+from convsurgeon.clones.cloning import clone_module, copied, own, share_parameters
+from convsurgeon.clones.guard import without_autocast_cache
+from convsurgeon.clones.rng import preserved_random_state
+from convsurgeon.converted.module import ConvertedModule
+from convsurgeon.converted.origin import ORIGIN
 from convsurgeon.islands.in_place import convolve_as_called
 from convsurgeon.islands.standing import become
-from convsurgeon.origin import ORIGIN
 from convsurgeon.parts import Part
 from convsurgeon.planning import LiftedOperator, Plan
 from convsurgeon.profiling.profile import Cost, Kind, Profile
 from convsurgeon.profiling.watching import Key, Watch, blank
-from convsurgeon.rng import preserved_random_state
 from convsurgeon.samples import Sample
 from convsurgeon.spellings import module_of, operator_name
 from convsurgeon.spellings.functions import name_of

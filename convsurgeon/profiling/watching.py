@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from convsurgeon.observe import GraphRun
+from convsurgeon.runs.observe import GraphRun
 from convsurgeon.samples import Sample
 from convsurgeon.timing import Timing, finish
 

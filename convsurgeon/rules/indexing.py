@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from convsurgeon.axis import UnitAxis
-from convsurgeon.observe import Value
 from convsurgeon.rules.base import Arguments, Computed, Lifted, Lowered, Raised, Refusal, rule
+from convsurgeon.runs.observe import Value
 
 
 @rule("getitem", unpacks=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from convsurgeon.axis import UnitAxis
-from convsurgeon.observe import Value
 from convsurgeon.rules.base import Arguments, Lifted, Refusal, rule
+from convsurgeon.runs.observe import Value
 
 
 @rule("cat", lifts=("tensors",), contiguous=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from convsurgeon.observe import Value
 from convsurgeon.rules.base import Arguments, listed_axes
+from convsurgeon.runs.observe import Value
 
 _ONE = (1, (1,), [1])
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from convsurgeon.axis import UnitAxis
-from convsurgeon.observe import Value
 from convsurgeon.rules.base import Arguments, Lifted, Refusal, rule
+from convsurgeon.runs.observe import Value
 
 aten = torch.ops.aten
 

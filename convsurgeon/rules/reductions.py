@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from convsurgeon.axis import UnitAxis
-from convsurgeon.observe import Value
 from convsurgeon.rules.base import Arguments, Lifted, Lowered, Refusal, listed_axes, rule
+from convsurgeon.runs.observe import Value
 
 
 @rule("sum", "mean", "nansum", "nanmean", "amax", "amin", "logsumexp", "count_nonzero")

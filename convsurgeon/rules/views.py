@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from convsurgeon.axis import UnitAxis
-from convsurgeon.observe import Value
 from convsurgeon.rules.base import (
     Absent,
     Arguments,
@@ -22,6 +21,7 @@ from convsurgeon.rules.base import (
     rule,
     size_asked_for,
 )
+from convsurgeon.runs.observe import Value
 
 
 @rule("view", "reshape", relays=True)

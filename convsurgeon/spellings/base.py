@@ -11,8 +11,8 @@ from torch import fx, nn
 
 from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Modules
-from convsurgeon.observe import Value
 from convsurgeon.rules.base import Absent, Lifted
+from convsurgeon.runs.observe import Value
 
 NUMPY_NAMES = {"axis": "dim", "keepdims": "keepdim", "x": "input", "a": "input", "x1": "input", "x2": "other"}
 """Keywords that torch's argument parser takes for its own."""

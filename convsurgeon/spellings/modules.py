@@ -16,9 +16,9 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Modules
 from convsurgeon.capture.tracer import HOOKS, computes_as_its_layer
-from convsurgeon.observe import Value
+from convsurgeon.converted.scope import take_contents
 from convsurgeon.rules.base import Lifted, Refusal
-from convsurgeon.scope import take_contents
+from convsurgeon.runs.observe import Value
 from convsurgeon.spellings.base import Call, State, bind
 
 _CONVOLUTION = ("stride", "padding", "dilation", "groups", "padding_mode")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from convsurgeon.converted import ConvertedModule
+from convsurgeon.converted.module import ConvertedModule
 from convsurgeon.exact import REWRITES
 from convsurgeon.exact.shapes import name_in
 from convsurgeon.files import write_text

@@ -19,11 +19,11 @@ from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from convsurgeon.cloning import clone_module, share_parameters
-from convsurgeon.converted import ConvertedModule
-from convsurgeon.guard import WriteGuard
-from convsurgeon.observe import GraphRun
-from convsurgeon.rng import preserved_random_state
+from convsurgeon.clones.cloning import clone_module, share_parameters
+from convsurgeon.clones.guard import WriteGuard
+from convsurgeon.clones.rng import preserved_random_state
+from convsurgeon.converted.module import ConvertedModule
+from convsurgeon.runs.observe import GraphRun
 from convsurgeon.samples import Sample
 from convsurgeon.spellings import is_aten
 from convsurgeon.spellings.functions import name_of

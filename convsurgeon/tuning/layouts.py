@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from convsurgeon.origin import Form
+from convsurgeon.converted.origin import Form
 
 Layout = Literal["plain", "last"]
 LAYOUTS: tuple[Layout, Layout] = ("plain", "last")

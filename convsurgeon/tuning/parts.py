@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from convsurgeon.cloning import clone_module, share_parameters
-from convsurgeon.converted import ConvertedModule
+from convsurgeon.clones.cloning import clone_module, share_parameters
+from convsurgeon.clones.rng import preserved_random_state
+from convsurgeon.converted.module import ConvertedModule
 from convsurgeon.exact import Notes, rewrite_exactly
 from convsurgeon.exact.shapes import name_in
-from convsurgeon.rng import preserved_random_state
 from convsurgeon.samples import Sample
 from convsurgeon.spellings import module_of
 from convsurgeon.tuning.assignment import Assignment, assign

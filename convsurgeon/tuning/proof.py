@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from convsurgeon.cloning import clone_module, share_parameters
+from convsurgeon.clones.cloning import clone_module, share_parameters
+from convsurgeon.clones.rng import RandomState, preserved_random_state
 from convsurgeon.errors import UnsupportedError
-from convsurgeon.rng import RandomState, preserved_random_state
 from convsurgeon.samples import Sample
 from convsurgeon.verification import Tolerance, Verification, verify_samples
 from convsurgeon.verification.outcome import Outcome, run

@@ -10,10 +10,10 @@ import torch
 from torch import fx, nn
 
 from convsurgeon.capture import fetch
-from convsurgeon.cloning import clone_module, rewrap, share
-from convsurgeon.converted import ConvertedModule, Facts, axis_of
+from convsurgeon.clones.cloning import clone_module, rewrap, share
+from convsurgeon.converted.module import ConvertedModule, Facts, axis_of
+from convsurgeon.converted.origin import ORIGIN, Origin
 from convsurgeon.exact import rewrite_exactly
-from convsurgeon.origin import ORIGIN, Origin
 from convsurgeon.tuning.layouts import LAYOUTS, Layout, laid_out
 from convsurgeon.tuning.writing import Layouts, write_layouts
 

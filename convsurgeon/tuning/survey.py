@@ -13,9 +13,9 @@ import torch
 from torch import fx, nn
 
 from convsurgeon.capture import fetch
-from convsurgeon.cloning import clone_module, rewrap, share, share_parameters
-from convsurgeon.observe import GraphRun
-from convsurgeon.rng import preserved_random_state
+from convsurgeon.clones.cloning import clone_module, rewrap, share, share_parameters
+from convsurgeon.clones.rng import preserved_random_state
+from convsurgeon.runs.observe import GraphRun
 from convsurgeon.samples import Sample
 from convsurgeon.spellings import operator_name
 from convsurgeon.timing import timed_in_turn

@@ -10,10 +10,10 @@ import torch
 from torch import fx, nn
 
 from convsurgeon.capture import modules_of
-from convsurgeon.cloning import clone_module, memory_of, share_parameters
-from convsurgeon.observe import GraphRun, Overloads
-from convsurgeon.origin import ORIGIN, Form
-from convsurgeon.rng import preserved_random_state
+from convsurgeon.clones.cloning import clone_module, memory_of, share_parameters
+from convsurgeon.clones.rng import preserved_random_state
+from convsurgeon.converted.origin import ORIGIN, Form
+from convsurgeon.runs.observe import GraphRun, Overloads
 from convsurgeon.samples import Sample
 from convsurgeon.spellings import is_torchs_own, operator_name
 from convsurgeon.tuning.layouts import Layout, has_layout, layout_of

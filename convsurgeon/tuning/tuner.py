@@ -15,11 +15,11 @@ from torch import nn
 
 from convsurgeon.aiming import fit_of
 from convsurgeon.alone import alone
-from convsurgeon.cloning import clone_module, share_parameters
+from convsurgeon.clones.cloning import clone_module, share_parameters
+from convsurgeon.clones.guard import WriteGuard, without_autocast_cache
+from convsurgeon.clones.rng import preserved_random_state
 from convsurgeon.conversion import Conversion
-from convsurgeon.converted import ConvertedModule, shared_copy
-from convsurgeon.guard import WriteGuard, without_autocast_cache
-from convsurgeon.rng import preserved_random_state
+from convsurgeon.converted.module import ConvertedModule, shared_copy
 from convsurgeon.samples import Sample, as_samples
 from convsurgeon.timing import MOST_ROUNDS, Ratio, timed_in_turn
 from convsurgeon.tuning.choice import Choice, Machine, fingerprint, load_choice

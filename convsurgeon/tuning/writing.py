@@ -10,10 +10,10 @@ import torch
 from torch import fx, nn
 
 from convsurgeon.capture import fetch
-from convsurgeon.converted import ConvertedModule
+from convsurgeon.converted.module import ConvertedModule
+from convsurgeon.converted.origin import ORIGIN, Origin
 from convsurgeon.exact import REWRITES
 from convsurgeon.exact.arguments import arguments
-from convsurgeon.origin import ORIGIN, Origin
 from convsurgeon.rules import RULES
 from convsurgeon.spellings import is_aten
 from convsurgeon.tuning.layouts import Layout

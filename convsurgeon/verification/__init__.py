@@ -11,11 +11,11 @@ from torch import nn
 from convsurgeon.alone import alone
 from convsurgeon.capture import Capture
 from convsurgeon.capture.tracer import where_in_user_code
-from convsurgeon.cloning import clone_module, share_parameters
-from convsurgeon.converted import ConvertedModule
+from convsurgeon.clones.cloning import clone_module, share_parameters
+from convsurgeon.clones.rng import RandomState, preserved_random_state
+from convsurgeon.converted.module import ConvertedModule
+from convsurgeon.converted.own_modes import in_training
 from convsurgeon.errors import UnsupportedError
-from convsurgeon.own_modes import in_training
-from convsurgeon.rng import RandomState, preserved_random_state
 from convsurgeon.samples import Sample, as_samples
 from convsurgeon.verification.judge import judge, judge_in_float64, raised
 from convsurgeon.verification.locate import first_divergence

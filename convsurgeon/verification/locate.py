@@ -10,11 +10,11 @@ import torch
 from torch import fx, nn
 
 from convsurgeon.capture import Capture, modules_of
-from convsurgeon.cloning import clone_module, copied, own
-from convsurgeon.converted import ConvertedModule, axis_of
-from convsurgeon.observe import GraphRun
-from convsurgeon.origin import ORIGIN
-from convsurgeon.rng import RandomState
+from convsurgeon.clones.cloning import clone_module, copied, own
+from convsurgeon.clones.rng import RandomState
+from convsurgeon.converted.module import ConvertedModule, axis_of
+from convsurgeon.converted.origin import ORIGIN
+from convsurgeon.runs.observe import GraphRun
 from convsurgeon.samples import Sample
 from convsurgeon.spellings import module_of, operator_name
 from convsurgeon.verification.referee import in_float64, widened, widened_sample

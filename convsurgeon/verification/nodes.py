@@ -10,11 +10,11 @@ import torch
 from torch import fx
 
 from convsurgeon.capture import Capture
-from convsurgeon.cloning import clone_module, own
-from convsurgeon.converted import ConvertedModule, axis_of
-from convsurgeon.guard import without_autocast_cache
-from convsurgeon.origin import ORIGIN
-from convsurgeon.rng import preserved_random_state
+from convsurgeon.clones.cloning import clone_module, own
+from convsurgeon.clones.guard import without_autocast_cache
+from convsurgeon.clones.rng import preserved_random_state
+from convsurgeon.converted.module import ConvertedModule, axis_of
+from convsurgeon.converted.origin import ORIGIN
 from convsurgeon.samples import Sample
 from convsurgeon.verification.locate import Steps
 from convsurgeon.verification.referee import in_float64, widened, widened_sample

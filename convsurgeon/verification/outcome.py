@@ -10,12 +10,12 @@ from torch import nn
 from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
-from convsurgeon.cloning import copied
-from convsurgeon.converted import ConvertedModule
+from convsurgeon.clones.cloning import copied
+from convsurgeon.clones.guard import WriteGuard
+from convsurgeon.clones.rng import RandomState
+from convsurgeon.converted.module import ConvertedModule
 from convsurgeon.errors import UnsupportedError
-from convsurgeon.given import Given, leaves_in
-from convsurgeon.guard import WriteGuard
-from convsurgeon.rng import RandomState
+from convsurgeon.runs.given import Given, leaves_in
 from convsurgeon.samples import Sample
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from convsurgeon.cloning import clone_module
+from convsurgeon.clones.cloning import clone_module
 from convsurgeon.samples import Sample
 
 

@@ -27,7 +27,7 @@ import time
 from pathlib import Path
 
 from convsurgeon import WeightMap
-from convsurgeon.weight_map import Entry
+from convsurgeon.weights.weight_map import Entry
 
 SHAPE, BYTES = (256, 256, 4), 1 << 20
 """Of each weight, in F32."""

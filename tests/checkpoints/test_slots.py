@@ -8,8 +8,8 @@ import pytest
 
 from convsurgeon import CheckpointError, WeightMap
 from convsurgeon.checkpoints.distributed.slots import FlatState, moved_slots
-from convsurgeon.placement import moved_shapes
-from convsurgeon.weight_map import Entry
+from convsurgeon.weights.placement import moved_shapes
+from convsurgeon.weights.weight_map import Entry
 
 BEFORE, AFTER = (4, 3, 5), (4, 3, 1, 5)
 

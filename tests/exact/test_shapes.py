@@ -8,7 +8,7 @@ from exact_support import CAPTURES
 from torch import nn
 
 import convsurgeon
-from convsurgeon.converted import ConvertedModule
+from convsurgeon.converted.module import ConvertedModule
 from convsurgeon.exact import passes
 from convsurgeon.exact.shapes import Shapes, shapes_of
 from convsurgeon.samples import Sample

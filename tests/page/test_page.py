@@ -12,7 +12,7 @@ from support import Decays, DecaysBehindTorchsBack, assert_same, states_of
 from torch import nn
 
 import convsurgeon
-from convsurgeon.origin import ORIGIN
+from convsurgeon.converted.origin import ORIGIN
 
 VOID = {"meta", "input", "br", "link"}
 

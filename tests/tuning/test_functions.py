@@ -11,7 +11,7 @@ from torch import nn
 from torch._ops import OpOverload
 
 import convsurgeon
-from convsurgeon.converted import ConvertedModule, shared_copy
+from convsurgeon.converted.module import ConvertedModule, shared_copy
 from convsurgeon.samples import Sample
 from convsurgeon.tuning.functions import call_functions
 

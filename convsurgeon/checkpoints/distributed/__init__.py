@@ -20,7 +20,7 @@ from convsurgeon.checkpoints.distributed.metadata import METADATA
 from convsurgeon.checkpoints.distributed.saving import CHUNKS, ChunkPlanner, ChunkWriter, rank_and_count
 from convsurgeon.checkpoints.location import Location, new_folder
 from convsurgeon.errors import CheckpointError
-from convsurgeon.weight_map import Direction, WeightMap
+from convsurgeon.weights.weight_map import Direction, WeightMap
 
 T = TypeVar("T")
 

@@ -18,8 +18,8 @@ from convsurgeon.axis import UnitAxis
 from convsurgeon.checkpoints.distributed.metadata import indices_of, read_metadata, require_files
 from convsurgeon.checkpoints.distributed.slots import FlatState, moved_slots
 from convsurgeon.checkpoints.location import Location
-from convsurgeon.placement import Shape, moved_shapes, nothing_found
-from convsurgeon.weight_map import Direction, WeightMap
+from convsurgeon.weights.placement import Shape, moved_shapes, nothing_found
+from convsurgeon.weights.weight_map import Direction, WeightMap
 
 
 @dataclass(frozen=True, slots=True)

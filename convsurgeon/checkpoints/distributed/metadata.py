@@ -25,7 +25,7 @@ from torch.distributed.checkpoint.metadata import (
 
 from convsurgeon.checkpoints.location import Location
 from convsurgeon.errors import CheckpointError
-from convsurgeon.placement import some_of
+from convsurgeon.weights.placement import some_of
 
 METADATA = ".metadata"
 

@@ -29,7 +29,7 @@ from convsurgeon.checkpoints import Progress
 from convsurgeon.checkpoints.distributed.chunks import Chunks, read_chunks
 from convsurgeon.checkpoints.location import Location
 from convsurgeon.errors import CheckpointError
-from convsurgeon.weight_map import Direction, WeightMap
+from convsurgeon.weights.weight_map import Direction, WeightMap
 
 CHUNKS = ".distcp"
 """How the names of the files end that hold chunks."""

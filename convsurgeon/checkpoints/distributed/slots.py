@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from convsurgeon.bystanders import Bystanders, bystanders_among, trained_shapes
 from convsurgeon.errors import CheckpointError
-from convsurgeon.placement import SHAPED_SLOTS, Shape, entry_of_shape, factored, shape_of_parameter
-from convsurgeon.weight_map import Direction, WeightMap
+from convsurgeon.weights.bystanders import Bystanders, bystanders_among, trained_shapes
+from convsurgeon.weights.placement import SHAPED_SLOTS, Shape, entry_of_shape, factored, shape_of_parameter
+from convsurgeon.weights.weight_map import Direction, WeightMap
 
 Path = tuple[str | int, ...]
 Shapes = tuple[Shape, Shape]

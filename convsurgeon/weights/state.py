@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from convsurgeon.axis import UnitAxis
-from convsurgeon.bystanders import (
+from convsurgeon.errors import CheckpointError
+from convsurgeon.weights.bystanders import (
     Bystanders,
     bystanders,
     is_configuration,
@@ -19,8 +20,7 @@ from convsurgeon.bystanders import (
     shapes_in,
     trained_shapes,
 )
-from convsurgeon.errors import CheckpointError
-from convsurgeon.placement import (
+from convsurgeon.weights.placement import (
     SHAPED_SLOTS,
     Shape,
     bare_name,
@@ -33,7 +33,7 @@ from convsurgeon.placement import (
     shape_of_parameter,
     some_of,
 )
-from convsurgeon.weight_map import Direction, Entry, WeightMap, versions_of
+from convsurgeon.weights.weight_map import Direction, Entry, WeightMap, versions_of
 
 T = TypeVar("T")
 

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from convsurgeon.errors import CheckpointError
-from convsurgeon.placement import bare_name
-from convsurgeon.state import moved_state
-from convsurgeon.weight_map import WeightMap
+from convsurgeon.weights.placement import bare_name
+from convsurgeon.weights.state import moved_state
+from convsurgeon.weights.weight_map import WeightMap
 
 Group = dict[str, Any]
 

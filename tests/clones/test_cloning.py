@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import convsurgeon
-from convsurgeon.cloning import clone_module, own
+from convsurgeon.clones.cloning import clone_module, own
 
 X = torch.randn(2, 4, 16)
 

@@ -18,7 +18,7 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 
-from convsurgeon.remembering import remembered
+from convsurgeon.clones.remembering import remembered
 
 Policy = Callable[[torch.Tensor, nn.Module], "torch.dtype | None"]
 """What a clone does with a tensor, given the module that holds it: None shares its storage, a dtype copies it."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from convsurgeon.remembering import remembered
+from convsurgeon.clones.remembering import remembered
 
 FROZEN = "_convsurgeon_frozen"
 _PLAIN = (bool, int, float, complex, str, type(None))

@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn.modules.module import _WrappedHook
 from torch.nn.utils.weight_norm import WeightNorm
 
+from convsurgeon.converted.frozen_attributes import FROZEN, frozen_attributes, tell_if_frozen
+from convsurgeon.converted.given_in_1d import in_2d
+from convsurgeon.converted.own_state import KeepsState, as_its_kind, pickles_in_its_own_way, saves_as
 from convsurgeon.errors import UnsupportedError
-from convsurgeon.frozen_attributes import FROZEN, frozen_attributes, tell_if_frozen
-from convsurgeon.given_in_1d import in_2d
-from convsurgeon.own_state import KeepsState, as_its_kind, pickles_in_its_own_way, saves_as
 
 OwnModes = Mapping[bool, Mapping[str, bool]]
 """By the mode that ``train`` is given, the modules that it leaves in another, by name, and which."""

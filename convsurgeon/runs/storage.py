@@ -9,8 +9,8 @@ from torch import nn
 
 from convsurgeon.capture import Capture, fetch
 from convsurgeon.capture.held import version_of
-from convsurgeon.cloning import Policy, share
-from convsurgeon.own_run import is_plain
+from convsurgeon.clones.cloning import Policy, share
+from convsurgeon.runs.own_run import is_plain
 
 
 def sharing_of(model: nn.Module, captures: Sequence[Capture]) -> Policy:

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import convsurgeon
 from convsurgeon import CheckpointError, WeightMap
-from convsurgeon.placement import moved_shapes
+from convsurgeon.weights.placement import moved_shapes
 
 
 class Model(nn.Module):

@@ -70,7 +70,7 @@ class WeightMap:
     @classmethod
     def of(cls, original: nn.Module, moved: tuple[str, ...], unit_axis: Literal[-2, -1]) -> WeightMap:
         """The map of a model whose tensors under the qualified names `moved` gain the unit axis."""
-        from convsurgeon.state import map_of_module
+        from convsurgeon.weights.state import map_of_module
 
         return map_of_module(original, moved, unit_axis)
 
@@ -88,7 +88,7 @@ class WeightMap:
         Raises:
             CheckpointError: they don't differ by unit axes alone, or the shapes fit either unit axis.
         """
-        from convsurgeon.state import map_between
+        from convsurgeon.weights.state import map_between
 
         return map_between(state_1d, state_2d, unit_axis)
 
@@ -119,7 +119,7 @@ class WeightMap:
 
     def move(self, state_dict: T, direction: Direction) -> T:
         """`to_2d` or `to_1d`."""
-        from convsurgeon.state import moved_state
+        from convsurgeon.weights.state import moved_state
 
         self.require_unbaked()
         return moved_state(self, state_dict, direction)
@@ -133,14 +133,14 @@ class WeightMap:
         Raises:
             CheckpointError: which parameter is which can't be told; says what can be done.
         """
-        from convsurgeon.optimizers import moved_optimizer
+        from convsurgeon.weights.optimizers import moved_optimizer
 
         self.require_unbaked()
         return moved_optimizer(self, optimizer, module)
 
     def with_baked(self, names: Collection[str]) -> WeightMap:
         """The same map, in which entries of these names are baked."""
-        from convsurgeon.placement import bare_name
+        from convsurgeon.weights.placement import bare_name
 
         bare = {*names, *map(bare_name, names)}
         return replace(self, entries=tuple(replace(e, baked=e.baked or e.name in bare) for e in self.entries))
@@ -151,7 +151,7 @@ class WeightMap:
         Raises:
             CheckpointError: says which, and what to do instead.
         """
-        from convsurgeon.placement import some_of
+        from convsurgeon.weights.placement import some_of
 
         baked = [entry.name for entry in self.entries if entry.baked]
         if baked:

@@ -10,8 +10,8 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from convsurgeon.origin import ORIGIN
-from convsurgeon.structure import example_of
+from convsurgeon.converted.origin import ORIGIN
+from convsurgeon.converted.structure import example_of
 
 _KEPT_META = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "tensor_meta", "custom", ORIGIN)
 

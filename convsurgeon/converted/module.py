@@ -15,16 +15,16 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from convsurgeon.axis import UnitAxis
-from convsurgeon.cloning import clone_module, share_parameters
+from convsurgeon.clones.cloning import clone_module, share_parameters
+from convsurgeon.converted.frozen_attributes import FROZEN, tell_if_frozen
+from convsurgeon.converted.frozen_graph import FrozenGraph, copied_graph, freeze_graph, thaw_graph
+from convsurgeon.converted.given_in_1d import in_2d
+from convsurgeon.converted.hiding import restoring_names
+from convsurgeon.converted.own_state import KeepsState, as_its_kind, lend_methods, pickles_in_its_own_way
+from convsurgeon.converted.reaching import reaching_directly
+from convsurgeon.converted.scope import OwnModes, leave_weight_norm, set_own_modes, take_contents, tell_if_in_graph
+from convsurgeon.converted.structure import named_leaves
 from convsurgeon.errors import UnsupportedError
-from convsurgeon.frozen_attributes import FROZEN, tell_if_frozen
-from convsurgeon.frozen_graph import FrozenGraph, copied_graph, freeze_graph, thaw_graph
-from convsurgeon.given_in_1d import in_2d
-from convsurgeon.hiding import restoring_names
-from convsurgeon.own_state import KeepsState, as_its_kind, lend_methods, pickles_in_its_own_way
-from convsurgeon.reaching import reaching_directly
-from convsurgeon.scope import OwnModes, leave_weight_norm, set_own_modes, take_contents, tell_if_in_graph
-from convsurgeon.structure import named_leaves
 
 Mode = Literal["train", "eval"]
 

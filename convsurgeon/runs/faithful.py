@@ -13,11 +13,11 @@ from torch.utils import _pytree as pytree
 
 from convsurgeon.capture import Capture
 from convsurgeon.capture.state import noticed
-from convsurgeon.cloning import clone_module, copied, share_parameters
-from convsurgeon.given import Given
-from convsurgeon.guard import WriteGuard
-from convsurgeon.observe import GraphRun, Observation
-from convsurgeon.rng import RandomState, preserved_random_state
+from convsurgeon.clones.cloning import clone_module, copied, share_parameters
+from convsurgeon.clones.guard import WriteGuard
+from convsurgeon.clones.rng import RandomState, preserved_random_state
+from convsurgeon.runs.given import Given
+from convsurgeon.runs.observe import GraphRun, Observation
 from convsurgeon.samples import Sample
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from convsurgeon.cloning import clone_module, copied, share_parameters
-from convsurgeon.observe import GraphRun
+from convsurgeon.clones.cloning import clone_module, copied, share_parameters
+from convsurgeon.runs.observe import GraphRun
 from convsurgeon.samples import Sample
 
 

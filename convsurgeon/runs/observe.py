@@ -12,10 +12,10 @@ from torch._ops import OpOverload
 
 from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Capture
-from convsurgeon.cloning import copied
-from convsurgeon.given import Given
-from convsurgeon.guard import WriteGuard
-from convsurgeon.rng import RandomState, preserved_random_state
+from convsurgeon.clones.cloning import copied
+from convsurgeon.clones.guard import WriteGuard
+from convsurgeon.clones.rng import RandomState, preserved_random_state
+from convsurgeon.runs.given import Given
 from convsurgeon.samples import Sample
 
 UNKNOWN: Any = torch.ops.aten.as_strided.default

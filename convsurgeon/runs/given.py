@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from convsurgeon.capture.held import version_of
+from convsurgeon.converted.structure import named_leaves
 from convsurgeon.samples import Sample
-from convsurgeon.structure import named_leaves
 
 
 class Given:

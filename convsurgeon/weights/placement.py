@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from convsurgeon.errors import CheckpointError
-from convsurgeon.weight_map import Direction, Entry, WeightMap
+from convsurgeon.weights.weight_map import Direction, Entry, WeightMap
 
 Shape = tuple[int, ...]
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from convsurgeon.errors import CheckpointError
-from convsurgeon.placement import SCALARS, Shape, bare_name, fits, parameters_of, places_of, shape_of_parameter
-from convsurgeon.weight_map import Direction, WeightMap
+from convsurgeon.weights.placement import SCALARS, Shape, bare_name, fits, parameters_of, places_of, shape_of_parameter
+from convsurgeon.weights.weight_map import Direction, WeightMap
 
 
 @dataclass(frozen=True, slots=True)

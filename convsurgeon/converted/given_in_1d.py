@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from convsurgeon.axis import UnitAxis
-from convsurgeon.cloning import rewrap
+from convsurgeon.clones.cloning import rewrap
 
 
 def load_1d_state(

@@ -10,7 +10,7 @@ from torch import fx, nn
 from torch.nn.utils import parametrizations
 
 import convsurgeon
-from convsurgeon.converted import ConvertedModule
+from convsurgeon.converted.module import ConvertedModule
 
 X = torch.randn(2, 4, 20, generator=torch.Generator().manual_seed(0))
 

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from convsurgeon.cloning import clone_module, own, share_parameters
-from convsurgeon.converted import ConvertedModule
+from convsurgeon.clones.cloning import clone_module, own, share_parameters
+from convsurgeon.clones.guard import WriteGuard
+from convsurgeon.clones.rng import preserved_random_state
+from convsurgeon.converted.module import ConvertedModule
+from convsurgeon.converted.scope import OwnModes, Scope
 from convsurgeon.errors import UnsupportedError
-from convsurgeon.guard import WriteGuard
-from convsurgeon.rng import preserved_random_state
-from convsurgeon.scope import OwnModes, Scope
 
 
 def own_modes(model: nn.Module) -> dict[str, OwnModes]:

@@ -14,7 +14,7 @@ from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from convsurgeon.cloning import memory_of
+from convsurgeon.clones.cloning import memory_of
 
 
 @contextmanager

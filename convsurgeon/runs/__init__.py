@@ -1,0 +1,1 @@
+"""Runs of models and graphs: what they show, read, write and compute."""
