@@ -13,7 +13,7 @@ from convsurgeon.capture import Capture, capture_export, capture_model
 from convsurgeon.errors import CaptureError
 from convsurgeon.islands import find_islands
 from convsurgeon.parts import Part
-from convsurgeon.runs.faithful import Call, call_of, computes_the_same
+from convsurgeon.runs.faithful import Call, call_of, computes_the_same, mistakes_a_value
 from convsurgeon.runs.observe import Observation, observe
 from convsurgeon.samples import Sample
 from convsurgeon.verification import require_runs
@@ -106,8 +106,10 @@ def _whole(
     try:
         observed = observe(captured, first)
         lap("observe")
-        faithful = _is_faithful(captured, model, call or call_of(model, first), observed) and all(
-            _is_faithful(captured, model, call_of(model, sample)) for sample in samples[1:]
+        faithful = (
+            not mistakes_a_value(captured, observed.facts)
+            and _is_faithful(captured, model, call or call_of(model, first), observed)
+            and all(_is_faithful(captured, model, call_of(model, sample)) for sample in samples[1:])
         )
     except Exception as error:  # the user's model may raise anything on a sample: told apart and passed on
         for sample in samples:
@@ -131,7 +133,7 @@ def _whole(
 
 def _is_faithful(captured: Capture, model: nn.Module, call: Call, observed: Observation | None = None) -> bool:
     """Whether the graph computes what the model does in one call; its buffers are then those of the model again."""
-    if call.times > 1:  # what was observed doesn't count
+    if call.before:  # what was observed doesn't count
         captured.restore_buffers(model)
     same = computes_the_same(captured, call, observed)
     captured.restore_buffers(model)
@@ -157,6 +159,11 @@ def unfaithful(model: nn.Module, way: str, sample: Sample) -> CaptureError:
             f"{type(model).__name__} writes to a container or an object that it is given ({inside[0]})\n"
             "  a graph writes to tensors alone; return what is to be kept, or take tensors and write to these\n"
             f"  {_ADVICE}"
+        )
+    if call.remembers:
+        return CaptureError(
+            f"{type(model).__name__} decides by {call.remembers}, which it changes in each call\n"
+            f"  a graph has no such memory; {_ADVICE}"
         )
     made = [name for name in call.buffers if name not in held]
     if made:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -13,11 +13,13 @@ from torch import fx, nn
 
 from convsurgeon.capture.arguments import held_arguments
 from convsurgeon.capture.by_export import export_graph
+from convsurgeon.capture.counters import Place, counted_since, numbers_of, watch
 from convsurgeon.capture.held import version_of
 from convsurgeon.capture.modes import Trace, difference, follows_mode
 from convsurgeon.capture.own_train import training_changes_more
+from convsurgeon.capture.places import where_in_user_code
 from convsurgeon.capture.state import fetch, in_mode, undone, without_global_hooks
-from convsurgeon.capture.tracer import ModelTracer, where_in_user_code
+from convsurgeon.capture.tracer import ModelTracer
 from convsurgeon.clones.cloning import clone_module, share_parameters
 from convsurgeon.clones.guard import WriteGuard
 from convsurgeon.clones.rng import RandomState, preserved_random_state
@@ -40,6 +42,7 @@ class Capture:
     what froze it. `path` is the name of the captured submodule, "" for the whole model. `pinned` names tensors that
     have to keep their shape, and why. `admits` says in words what inputs an exported graph takes. `constants` names the
     tensors that forward made while it was traced, each with how often it had been written in place.
+    `taken_for_tensors`: the nodes whose class forward asked for, while there was no value to tell it by.
     """
 
     root: nn.Module
@@ -51,6 +54,7 @@ class Capture:
     pinned: Mapping[str, str] = field(default_factory=dict)
     admits: str = ""
     constants: Mapping[str, int] = field(default_factory=dict)
+    taken_for_tensors: frozenset[fx.Node] = frozenset()
 
     @property
     def refilled(self) -> str:
@@ -111,7 +115,8 @@ def capture_model(
     held = _held(model, sample)
     asked: Literal["train", "eval"] = "train" if model.training else "eval"
     with preserved_random_state() as state:
-        once = functools.partial(_trace, root, held, opened, state)
+        tracer = functools.partial(ModelTracer, held, opened, model)
+        once = functools.partial(_trace, root, tracer, state)
         trace = once(None)
         reason, asked = _frozen_by(root) or ("", asked)
         if not reason:
@@ -119,7 +124,8 @@ def capture_model(
         reason = reason or _of_evaluation_alone(model)
     vars(root).update(trace.constants)
     made = {name: version_of(tensor) for name, tensor in trace.constants.items()}
-    return Capture(root, trace.graph, "trace", asked if reason else None, reason, path, pinned, constants=made)
+    mode = asked if reason else None
+    return Capture(root, trace.graph, "trace", mode, reason, path, pinned, "", made, trace.taken_for_tensors)
 
 
 def capture_export(model: nn.Module, sample: Sample, *, open_only: bool = False) -> Capture:
@@ -199,24 +205,20 @@ def _frozen_by(root: nn.Module) -> tuple[str, Literal["train", "eval"]] | None:
 
 
 def _trace(
-    root: nn.Module,
-    held: dict[str, Any],
-    opened: frozenset[str],
-    state: RandomState,
-    mode: bool | None,
-    *,
-    flagged: bool = False,
+    root: nn.Module, tracer: Callable[[], ModelTracer], state: RandomState, mode: bool | None, *, flagged: bool = False
 ) -> Trace:
     """One trace in one mode; the modules are left as they were."""
     with in_mode(root, mode, flagged=flagged), without_global_hooks(), undone(root) as left, torch.enable_grad():
-        graph = _traced(root, held, opened)
+        trace = _traced(root, tracer())
     if left.changed and left.proxies is None:
         with in_mode(root, mode, flagged=flagged), without_global_hooks(), undone(root) as left, torch.enable_grad():
-            first, again = _traced(root, held, opened), _traced(root, held, opened)
-            kept = [Trace(graph, _constants(root, graph)) for graph in (first, again)]
-        if difference(*kept) is not None:
-            raise CaptureError(_has_memory(root, "what it computed before"))
-        graph = first
+            trace, numbers = _traced(root, tracer()), numbers_of(root)
+            again = _traced(root, tracer())
+            kept = [replace(one, constants=_constants(root, one.graph)) for one in (trace, again)]
+            if difference(*kept) is not None:
+                raise CaptureError(_has_memory(root, "what it computed before"))
+            if (counted := counted_since(root, numbers)) and (decides := _decides_by(root, counted, tracer())):
+                raise CaptureError(_has_memory(root, f"'{decides}', by which it decides,"))
     if left.proxies is not None:
         raise CaptureError(_has_memory(root, f"'{left.proxies}'"))
     if left.drew or not RandomState.capture().same_stream(state):
@@ -226,7 +228,14 @@ def _trace(
             "  torch.fx would freeze them into the graph as constants\n"
             "  draw them from an input's shape (torch.randn_like), or pass them in as an argument"
         )
-    return Trace(graph, left.constants)
+    return replace(trace, constants=left.constants)
+
+
+def _decides_by(root: nn.Module, counted: list[Place], tracer: ModelTracer) -> str:
+    """Which of these numbers, that are others after each call, forward decides by; "" if it only counts."""
+    told = watch(root, counted)
+    _traced(root, tracer)
+    return next(iter(told), "")
 
 
 def _constants(root: nn.Module, graph: fx.Graph) -> dict[str, torch.Tensor]:
@@ -236,10 +245,10 @@ def _constants(root: nn.Module, graph: fx.Graph) -> dict[str, torch.Tensor]:
     return {name: one for name, one in read.items() if isinstance(one, torch.Tensor) and id(one) not in state}
 
 
-def _traced(root: nn.Module, held: dict[str, Any], opened: frozenset[str]) -> fx.Graph:
+def _traced(root: nn.Module, tracer: ModelTracer) -> Trace:
     try:
         with WriteGuard(root) as guard:
-            graph = ModelTracer(held, opened).trace(root)
+            graph = tracer.trace(root)
     except Exception as error:  # forward is the user's code and may raise anything: it is reported, with its place
         raise CaptureError(_explain(root, error)) from error
     if guard.saw_writes:
@@ -248,7 +257,7 @@ def _traced(root: nn.Module, held: dict[str, Any], opened: frozenset[str]) -> fx
             "  a trace sees only what is read as an attribute of a module, and would lose it\n"
             "  write to it outside forward, or use capture='islands', which keeps the model's own Python"
         )
-    return graph
+    return Trace(graph, {}, frozenset(tracer.taken_for_tensors))
 
 
 def _has_memory(root: nn.Module, what: str) -> str:

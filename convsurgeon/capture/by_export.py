@@ -11,11 +11,11 @@ from torch import nn
 
 from convsurgeon.capture.export_modes import follow_mode
 from convsurgeon.capture.exporting import ALL_WAYS, OPEN_WAYS, ByLeaves, Exported, ExportFailed, Way, export_model
-from convsurgeon.capture.lost import FROZEN, Weights, without_autograd_functions
+from convsurgeon.capture.lost import FROZEN, Weights, without_own_backward
 from convsurgeon.capture.modes import DiffersError, Trace
+from convsurgeon.capture.places import where_in_user_code
 from convsurgeon.capture.program import admitted, graph_of, require_leaves
 from convsurgeon.capture.state import in_mode, undone, without_global_hooks
-from convsurgeon.capture.tracer import where_in_user_code
 from convsurgeon.clones.cloning import clone_module, share_parameters
 from convsurgeon.clones.rng import preserved_random_state
 from convsurgeon.errors import CaptureError
@@ -84,10 +84,10 @@ def _exported(model: nn.Module, sample: Sample, mode: bool | None, ways: Sequenc
     clone = clone_module(model, share_parameters)
     for hooks in (clone._forward_hooks, clone._forward_pre_hooks):
         hooks.clear()  # the converted module has them too, and calls them around the graph
-    weights = Weights(clone)
+    weights = Weights(clone, model)
     buffers = {f"{ByLeaves.PREFIX}.{name}" for name, _ in clone.named_buffers(remove_duplicate=False)}
     try:
-        with in_mode(clone, mode), without_autograd_functions(), undone(clone) as left:
+        with in_mode(clone, mode), without_own_backward(), undone(clone) as left:
             exported = export_model(clone, sample, ways)
     except ExportFailed as error:
         raise CaptureError(_explain(model, error)) from error.first

@@ -12,10 +12,14 @@ from torch import fx
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """A traced graph, and the tensors that it reads but no module holds, by the names it reads them under."""
+    """A traced graph, and the tensors that it reads but no module holds, by the names it reads them under.
+
+    `taken_for_tensors`: the nodes whose class forward asked for.
+    """
 
     graph: fx.Graph
     constants: Mapping[str, torch.Tensor]
+    taken_for_tensors: frozenset[fx.Node] = frozenset()
 
 
 class _Flag:

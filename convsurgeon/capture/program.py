@@ -17,8 +17,8 @@ from convsurgeon.capture.arguments import admit, bound_arguments, default_of, ho
 from convsurgeon.capture.exporting import ByLeaves, Way
 from convsurgeon.capture.guards import write_guards
 from convsurgeon.capture.modes import Trace
+from convsurgeon.capture.places import is_users_file
 from convsurgeon.capture.state import fetch
-from convsurgeon.capture.tracer import is_users_file
 from convsurgeon.converted.structure import Structured, checked_leaves
 from convsurgeon.errors import CaptureError
 from convsurgeon.samples import Sample
@@ -167,7 +167,7 @@ class _Writer:
         """
         for inner in (one for one in node.all_input_nodes if one.op == "get_attr" and one not in values):
             module = getattr(root, str(inner.target))
-            if any("conv" in str(one.target) for one in _all_nodes(module)):
+            if any(one.op.startswith("call") and "conv" in str(one.target) for one in _all_nodes(module)):
                 raise CaptureError(
                     f"torch.export puts convolutions into a region of its own ({node.target}), which stays as it is\n"
                     "  capture='islands' keeps the model's own Python"

@@ -5,14 +5,9 @@ from __future__ import annotations
 import functools
 import inspect
 import linecache
-import os
 import sys
-import sysconfig
-import traceback
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -20,15 +15,12 @@ from torch import fx, nn
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from convsurgeon.capture.arguments import default_of, hold, of_python, plain
-from convsurgeon.capture.lost import FROZEN, Weights, WouldBeLost, without_autograd_functions
-from convsurgeon.capture.proxies import StateProxy, ValueProxy
+from convsurgeon.capture.lost import FROZEN, Weights, WouldBeLost, hooked, without_own_backward
+from convsurgeon.capture.places import user_frames
+from convsurgeon.capture.proxies import StateProxy, ValueProxy, answering_isinstance
 from convsurgeon.capture.state import ModeFlag
 from convsurgeon.clones.remembering import remembered
 
-_LIBRARIES = tuple(
-    f"{Path(folder)}{os.sep}"
-    for folder in (Path(torch.__file__).parent, Path(__file__).parents[1], sysconfig.get_path("stdlib"))
-)
 _OVERRIDABLE = {
     *("__init__", "__repr__", "extra_repr", "reset_parameters", "__module__", "__doc__", "__annotations__"),
     *("__firstlineno__", "__static_attributes__", "__annotate__", "__annotate_func__", "__annotations_cache__"),
@@ -44,25 +36,30 @@ class ModelTracer(fx.Tracer):
     Beyond ``fx.Tracer``: parameters *and buffers* become nodes (an in-place update of a buffer would otherwise run
     once, at trace time), with known shapes; layers whose subclass changes what they compute are traced into; regions
     without gradient are kept; arguments that the sample leaves out are held at their defaults; each node has the user's
-    line. Layers whose names are in `opened` are traced into as well.
+    line. Layers whose names are in `opened` are traced into as well. The clone is one of `model`, whose own tensors
+    forward may know too, as a closure over ``self`` does. `taken_for_tensors`: what forward asked for its class, and
+    was told to be a tensor.
     """
 
-    def __init__(self, held: Mapping[str, Any], opened: Container[str] = ()) -> None:
+    def __init__(self, held: Mapping[str, Any], opened: Container[str], model: nn.Module) -> None:
         super().__init__()
         self._held = held
         self._opened = opened
+        self._model = model
         self._names: dict[int, str] = {}
         self._grad_enabled = True
         self._autocast = _autocast()
         self._callers_grad: fx.Node | None = None
         self.frames: dict[fx.Node, tuple[tuple[str, int, str], ...]] = {}
+        self.taken_for_tensors: set[fx.Node] = set()
 
     def trace(self, root: nn.Module | Callable[..., Any], concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         assert isinstance(root, nn.Module)
         self._names = {id(p): name for name, p in (*root.named_parameters(), *root.named_buffers())}
         self._grad_enabled = torch.is_grad_enabled()
-        self._weights = Weights(root)
-        with without_autograd_functions(), _hooks_in_forward(root), self._weights:
+        self._weights = Weights(root, self._model)
+        self._hooked = {id(one) for one in hooked(module for module in root.modules() if module is not root)}
+        with without_own_backward(), _hooks_in_forward(root), self._weights, answering_isinstance():
             graph = super().trace(root, concrete_args)
         for node, frames in self.frames.items():
             node.stack_trace = "\n".join(
@@ -97,7 +94,7 @@ class ModelTracer(fx.Tracer):
             raise RuntimeError("forward runs under torch.autocast, which a traced graph doesn't keep")
         node = super().create_node(kind, target, *args, **kwargs)
         if kind.startswith("call"):
-            self.frames[node] = _user_frames(sys._getframe(1))
+            self.frames[node] = user_frames(sys._getframe(1))
         return node
 
     def _follow_grad_mode(self, enabled: bool) -> None:
@@ -117,8 +114,11 @@ class ModelTracer(fx.Tracer):
         return super().create_arg(of_python(a))
 
     def _has_name(self, tensor: torch.Tensor) -> bool:
-        """Whether the tensor is read where it hangs; any other becomes a constant."""
-        return id(tensor) in self._names or tensor in self.tensor_attrs
+        """Whether the tensor is read where it hangs; any other becomes a constant.
+
+        What a hook computes before its module is called isn't there yet.
+        """
+        return id(tensor) in self._names or (tensor in self.tensor_attrs and id(tensor) not in self._hooked)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return ValueProxy(node, self)
@@ -144,7 +144,14 @@ class ModelTracer(fx.Tracer):
 def computes_as_its_layer(module: nn.Module) -> bool:
     """Whether `module` is one of torch's own layers, or a subclass that leaves what it computes alone."""
     kind: Any = type(module)
-    return "forward" not in vars(module) and _class_computes_as_its_layer(kind)
+    return not _has_a_method_of_its_own(module) and _class_computes_as_its_layer(kind)
+
+
+def _has_a_method_of_its_own(module: nn.Module) -> bool:
+    """Whether something hangs on `module` in the place of a method of its class, as ``conv._conv_forward = ...``."""
+    hung = [name for name, value in vars(module).items() if callable(value) and name not in _OVERRIDABLE]
+    classes = type(module).__mro__[: type(module).__mro__.index(nn.Module)] if hung else ()
+    return any(name in vars(cls) for cls in classes for name in hung)
 
 
 @remembered
@@ -210,33 +217,3 @@ def _hooks_in_forward(root: nn.Module) -> Iterator[None]:
         yield
     finally:
         root.__class__ = kind
-
-
-def _user_frames(frame: FrameType | None) -> tuple[tuple[str, int, str], ...]:
-    """(file, line, function) of the user's own frames, outermost first, from `frame` out to the tracer's call."""
-    found = []
-    while frame is not None and frame.f_code is not fx.Tracer.trace.__code__:
-        if is_users_file(frame.f_code.co_filename):
-            line = frame.f_lineno or frame.f_code.co_firstlineno
-            found.append((frame.f_code.co_filename, line, frame.f_code.co_name))
-        frame = frame.f_back
-    return tuple(reversed(found))
-
-
-@functools.cache
-def is_users_file(file: str) -> bool:
-    """Whether a frame of this file is the user's code, not torch's, Python's or ours."""
-    return not file.startswith(("<eval_with_key>", "<frozen", *_LIBRARIES)) or _is_installed_apart(file)
-
-
-def _is_installed_apart(file: str) -> bool:
-    """Whether a file below the standard library's folder is an installed package other than torch."""
-    return "site-packages" in file and not file.startswith(_LIBRARIES[:2])
-
-
-def where_in_user_code(error: BaseException) -> str:
-    """The innermost line of the user's own code that an error passed through, or ""."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if is_users_file(f.filename)]
-    if not frames:
-        return ""
-    return f"{frames[-1].filename}:{frames[-1].lineno}, in {frames[-1].name}: {frames[-1].line}"

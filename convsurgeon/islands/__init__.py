@@ -15,7 +15,7 @@ from convsurgeon.islands.readers import Reads, reads_of
 from convsurgeon.islands.recording import Recording, record
 from convsurgeon.islands.standing import can_become_another
 from convsurgeon.parts import Part
-from convsurgeon.runs.faithful import Call, computes_the_same
+from convsurgeon.runs.faithful import Call, computes_the_same, mistakes_a_value
 from convsurgeon.runs.observe import Facts, observe
 from convsurgeon.samples import Sample
 
@@ -173,7 +173,7 @@ def _observed(captured: Capture, calls: list[Call]) -> Facts:
     """
     try:
         facts = observe(captured, calls[0].sample).facts
-        faithful = all(computes_the_same(captured, call) for call in calls)
+        faithful = not mistakes_a_value(captured, facts) and all(computes_the_same(captured, call) for call in calls)
     except Exception as error:  # the graph holds the user's own operations, which may raise anything
         raise _NoIsland(f"its graph fails where it doesn't: {type(error).__name__}: {error}") from error
     if captured.refilled:

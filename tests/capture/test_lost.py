@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -354,3 +355,85 @@ def test_a_trace_that_runs_into_a_parameter_writes_none_and_does_not_count(model
     assert_same(model.state_dict(), before)
     for _ in range(2):
         torch.testing.assert_close(module(X), model(X))
+
+
+class Penalised(nn.Module):
+    """Returns what it computes from a kernel, beside its result."""
+
+    def __init__(self, conv: nn.Module) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.conv(x), self.conv.weight.abs().sum()
+
+
+def pruned() -> nn.Module:
+    return prune.l1_unstructured(nn.Conv1d(4, 4, 3), "weight", amount=0.5)
+
+
+@pytest.mark.parametrize("made", [pruned, lambda: spectral_norm(nn.Conv1d(4, 4, 3))])
+def test_what_is_computed_from_what_a_hook_computes_is_no_constant(made: Callable[[], nn.Module]) -> None:
+    model = Penalised(made()).eval()
+    module = convsurgeon.convert(model, X, copy_weights=True).module
+    with torch.no_grad():
+        model.get_parameter("conv.weight_orig").mul_(2)
+    module.load_state_dict(model.state_dict())
+    for one in (model, module):
+        one(X)  # the hook of the first call computes what the second one's penalty reads
+    assert_same(module(X)[1].detach(), model(X)[1].detach())
+
+
+class Tied(Penalised):
+    def forward(self, x: torch.Tensor) -> Any:
+        return F.conv_transpose1d(torch.relu(self.conv(x)), self.conv.weight)
+
+
+@pytest.mark.parametrize("made", [pruned, lambda: spectral_norm(nn.Conv1d(4, 4, 3))])
+def test_a_computed_kernel_that_is_read_by_another_call(made: Callable[[], nn.Module]) -> None:
+    model = Tied(made()).eval()
+    model(X)
+    module = convsurgeon.convert(model, X, copy_weights=True).module
+    torch.testing.assert_close(module(X), model(X))
+    with torch.no_grad():
+        model.get_parameter("conv.weight_orig").mul_(2).add_(0.1)
+    module.load_state_dict(model.state_dict())
+    torch.testing.assert_close(module(X), model(X))
+
+
+def test_a_closure_over_the_model_reads_its_buffers() -> None:
+    class Normalised(Penalised):
+        def __init__(self) -> None:
+            super().__init__(nn.Conv1d(4, 4, 3))
+            self.register_buffer("mean", torch.zeros(1, 4, 1))
+            self.normalise = lambda x: (x - self.mean) * 2
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.conv(self.normalise(x))
+
+    model = Normalised()
+    with pytest.raises(convsurgeon.CaptureError, match="in a list or by a hook"):
+        convsurgeon.convert(model, X, capture="trace")
+
+
+def test_a_hook_for_the_gradient_of_a_value_is_kept() -> None:
+    class Scaled(Penalised):
+        def forward(self, x: torch.Tensor) -> Any:
+            y = self.conv(x)
+            if y.requires_grad:
+                y.register_hook(lambda gradient: gradient * 3)
+            return torch.relu(y)
+
+    model = Scaled(nn.Conv1d(4, 4, 3))
+    conversion = convsurgeon.convert(model, X)
+    assert convsurgeon.verify(model, conversion.module, X, gradients=True).passed
+
+
+def test_a_method_that_hangs_on_a_layer_is_called() -> None:
+    def causal(self: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        return F.conv1d(F.pad(x, (self.kernel_size[0] - 1, 0)), weight, bias)
+
+    model: Any = nn.Sequential(nn.Conv1d(4, 4, 3), nn.ReLU(), nn.Conv1d(4, 2, 3))
+    model[0]._conv_forward = types.MethodType(causal, model[0])
+    module = converted_and_equal(model, X).module
+    torch.testing.assert_close(module(X[..., 1:]), model(X[..., 1:]))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import convsurgeon
@@ -99,3 +101,63 @@ def test_an_input_that_is_given_a_gradient_for_checkpoints_may_be() -> None:
     for one in (model, conversion.module):
         one(X).sum().backward()
     torch.testing.assert_close(conversion.module.get_parameter("conv.bias").grad, model.conv.bias.grad)
+
+
+class Asks(nn.Module):
+    """Pads what `asks` tells it to."""
+
+    def __init__(self, asks: Callable[[torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.a, self.b, self.asks = nn.Conv1d(4, 4, 3), nn.Conv1d(4, 2, 3), asks
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.asks(x):
+            x = F.pad(x, (0, 3))
+        return self.b(torch.relu(self.a(x)))  # type: ignore[no-any-return]
+
+
+OF_SIZES: dict[str, Callable[[torch.Tensor], Any]] = {
+    "a tensor of odd length": lambda x: torch.is_tensor(x) and x.shape[-1] % 2,
+    "an instance of odd length": lambda x: isinstance(x, torch.Tensor) and x.shape[-1] % 2,
+    "a length in a set": lambda x: x.shape[-1] in {31, 33},
+    "a shape in a set": lambda x: x.shape in {(2, 4, 31)},
+    "a length in a table": lambda x: {31: True}.get(x.size(-1), False),
+    "a length that is whole": lambda x: isinstance(x.shape[-1] / 2, int) or x.shape[-1] == 31,
+}
+
+
+@pytest.mark.parametrize("asked", OF_SIZES)
+def test_what_is_decided_by_a_size_is_not_frozen(asked: str) -> None:
+    net = Asks(OF_SIZES[asked])
+    module = convsurgeon.convert(net, X).module
+    for length in (16, 31):
+        x = torch.randn(2, 4, length)
+        with suppress(ValueError):  # an exported graph tells what it admits
+            torch.testing.assert_close(module(x), net(x))
+
+
+OF_CLASSES: dict[str, Callable[[torch.Tensor], Any]] = {
+    "a tensor": lambda x: isinstance(x, torch.Tensor),
+    "a value": lambda x: torch.is_tensor(torch.relu(x) + 1),
+    "no number": lambda x: not isinstance(x, (int, float)),
+    "seen before": lambda x: x not in {torch.ones(1): 1},
+}
+
+
+@pytest.mark.parametrize("asked", OF_CLASSES)
+def test_a_value_is_a_tensor_to_those_who_ask(asked: str) -> None:
+    net = Asks(OF_CLASSES[asked])
+    conversion = convsurgeon.convert(net, X, capture="trace")
+    torch.testing.assert_close(conversion.module(X), net(X))
+
+
+def test_what_was_taken_for_a_tensor_and_is_none_is_no_capture() -> None:
+    class Recurrent(Asks):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: Any = torch.sort(self.a(x), -1)
+            return self.b(y if isinstance(y, torch.Tensor) else y[0])  # type: ignore[no-any-return]
+
+    net = Recurrent(torch.is_tensor)
+    torch.testing.assert_close(convsurgeon.convert(net, X).module(X), net(X))
+    with pytest.raises(convsurgeon.CaptureError):
+        convsurgeon.convert(net, X, capture="trace")
