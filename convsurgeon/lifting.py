@@ -85,10 +85,26 @@ def consider(node: fx.Node, facts: Facts | None, modules: Modules, axis: UnitAxi
     return _as_pointwise(node, seen, facts or {}, modules, axis)
 
 
+def marks_a_value(node: fx.Node) -> bool:
+    """Whether a node says of a value, in place, that it needs a gradient, or has none.
+
+    Views that were taken of it before don't follow.
+    """
+    return detaches(node) or marks_an_input(node)
+
+
+def detaches(node: fx.Node) -> bool:
+    """Whether the node detaches a value in place, which of a view torch refuses to do."""
+    return node.target in _DETACHING
+
+
 def marks_an_input(node: fx.Node) -> bool:
-    """Whether the node says that an input needs a gradient: views that were taken of it before don't pass one on."""
+    """Whether the node says that an input needs a gradient."""
     marks = node.op == "call_method" and node.target == "requires_grad_"
     return marks and isinstance(node.args[0], fx.Node) and node.args[0].op == "placeholder"
+
+
+_DETACHING = ("detach_", torch.detach_, torch.ops.aten.detach_.default)
 
 
 def _of_region(node: fx.Node, modules: Modules) -> str:
@@ -171,7 +187,7 @@ def _in_nodes(way: Lifted) -> Lifted:
 
 
 def _computed_otherwise(ways: Ways, call: Call, facts: Facts | None) -> Refusal | None:
-    """Why an argument that changes can't be computed in the graph: only whole numbers can."""
+    """Why an argument that changes can't be computed in the graph: only numbers can, and a slice's end as a tensor."""
     for way in ways:
         for name, value in way.changes.items():
             if facts is None and isinstance(call.arguments.get(name), fx.Node) and not isinstance(value, Deferred):
@@ -179,9 +195,13 @@ def _computed_otherwise(ways: Ways, call: Call, facts: Facts | None) -> Refusal 
             if any(isinstance(leaf, Value) for leaf in _leaves(value)):
                 return Refusal(f"its {name} is computed in the graph, as a tensor")
             for node in () if isinstance(value, Deferred) else _nodes(value):
-                if facts is not None and facts[node].result is not int:
+                if facts is not None and facts[node].result not in (int, float) and not _is_one_number(facts[node]):
                     return Refusal(f"its {name} is computed in the graph, as {_words(facts[node])}")
     return None
+
+
+def _is_one_number(seen: NodeFacts) -> bool:
+    return seen.value is not None and seen.value.rank == 0
 
 
 def _as_pointwise(

@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from convsurgeon.capture import Capture, Modules, fetch, inlined_paths, modules_of
+from convsurgeon.capture import Modules, fetch, inlined_paths, modules_of
 from convsurgeon.clones.cloning import clone_module, copied, own, rewrap
 from convsurgeon.converted.frozen_attributes import FROZEN, frozen_attributes
 from convsurgeon.converted.given_in_1d import load_1d_state
-from convsurgeon.converted.module import ConvertedModule, Facts
+from convsurgeon.converted.module import ConvertedModule, Facts, ranks_of
 from convsurgeon.converted.origin import ORIGIN, Form, Origin
 from convsurgeon.converted.own_modes import own_modes
 from convsurgeon.converted.own_state import saves_as
 from convsurgeon.converted.scope import Scope
 from convsurgeon.islands.in_place import convolve_in_place
 from convsurgeon.islands.standing import become
-from convsurgeon.lifting import Candidate, marks_an_input
+from convsurgeon.lifting import Candidate, marks_a_value
 from convsurgeon.parts import Part
 from convsurgeon.planning import Border, Plan
 from convsurgeon.rules import Deferred, Lowered
@@ -64,7 +64,7 @@ def rewrite(model: nn.Module, planned: Sequence[tuple[Part, Plan]], whole: Plan,
     tree = clone_module(model, own if copy_weights else sharing_of(model, [part.captured for part, _ in planned]))
     for part, plan in planned:
         old, original = tree.get_submodule(part.path), model.get_submodule(part.path)
-        new = _rewritten(old, original, part.captured, plan)
+        new = _rewritten(old, original, part, plan)
         if part.path == "":
             return new
         become(old, new)
@@ -73,8 +73,9 @@ def rewrite(model: nn.Module, planned: Sequence[tuple[Part, Plan]], whole: Plan,
     return tree
 
 
-def _rewritten(tree: nn.Module, original: nn.Module, capture: Capture, plan: Plan) -> ConvertedModule:
+def _rewritten(tree: nn.Module, original: nn.Module, part: Part, plan: Plan) -> ConvertedModule:
     """The converted module of one captured graph, out of a clone of the original's modules, which is used up."""
+    capture = part.captured
     for node in capture.graph.find_nodes(op="get_attr"):
         _adopt_constant(tree, capture.root, str(node.target))
     stands_for = None if capture.path == "" else type(tree)
@@ -91,6 +92,7 @@ def _rewritten(tree: nn.Module, original: nn.Module, capture: Capture, plan: Pla
         tuple(port.name for port in plan.ports if port.kind == "output"),
         stands_for,
         saves_as=kind,
+        ranks=_ranks_before(original) | part.ranks(plan.steps.keys()),
     )
     for path, left in modes.items():
         if isinstance(place := tree.get_submodule(path), Scope):
@@ -100,6 +102,14 @@ def _rewritten(tree: nn.Module, original: nn.Module, capture: Capture, plan: Pla
     vars(module).update({name: value for name, value in attributes.items() if name not in taken})
     vars(module)[FROZEN] = frozen_attributes(original)
     return module
+
+
+def _ranks_before(original: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The ranks that a module takes which was converted before."""
+    if not isinstance(original, ConvertedModule):
+        return {}
+    lifted = original.inputs_in_2d
+    return {name: tuple(rank + (name in lifted) for rank in ranks) for name, ranks in ranks_of(original).items()}
 
 
 class _GraphWriter:
@@ -117,8 +127,8 @@ class _GraphWriter:
         """The whole new graph.
 
         A border stands right behind what made its value; those of inputs and parameters stand before the first call,
-        since a view taken inside a region without gradient would cut off a value that has one. Where an input is marked
-        as one that needs a gradient, its border is taken again.
+        since a view taken inside a region without gradient would cut off a value that has one. Where a value is marked
+        as one that needs a gradient, or has none, its border is taken again.
         """
         bordered: dict[str, list[Border]] = {}
         for border in self._plan.borders:
@@ -139,7 +149,7 @@ class _GraphWriter:
             else:
                 self._lift(node, step)
             self._border(node, bordered.get(node.name, ()))
-            if step is None and marks_an_input(node):
+            if marks_a_value(node):
                 self._border_again(node.all_input_nodes[0], bordered)
         return self._new
 

@@ -230,3 +230,20 @@ def test_several_values_that_are_named_and_numpys_keepdims(written: Callable[...
     net = Net(lambda s, x: s.b(written(s.a(x))))
     conversion = checked(net, X, unit_axis, torch.randn(3, 4, 11))
     assert len(conversion.plan.borders) == 2
+
+
+@AXES
+@pytest.mark.parametrize("capture", ["trace", "export"])
+def test_a_value_that_is_detached_in_place(capture: Any, unit_axis: Any) -> None:
+    def forward(s: Any, x: torch.Tensor) -> Any:
+        h = s.a(x)
+        h.detach_()
+        return s.b(torch.relu(s.a(x)) + h), h
+
+    net = Net(forward).double()
+    module = convsurgeon.convert(net, X.double(), capture=capture, unit_axis=unit_axis, copy_weights=True).module
+    for one in (net, module):
+        result, kept = one(X.double())
+        assert (result.requires_grad, kept.requires_grad) == (True, False)
+        result.sum().backward()
+    torch.testing.assert_close(module.get_parameter("a.weight").grad.flatten(), net.a.weight.grad.flatten())

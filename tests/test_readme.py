@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from convsurgeon.commands import app
 from convsurgeon.exact import REWRITES
-from convsurgeon.rules.table import rules_table
+from convsurgeon.spellings.table import rules_table
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from convsurgeon.rules.table import described
+from convsurgeon.spellings.table import described
 from convsurgeon.targets import Target, load_target, target_names
 
 

@@ -5,25 +5,26 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import fx, nn
-from torch.utils import _pytree as pytree
 
 from convsurgeon.axis import UnitAxis
 from convsurgeon.clones.cloning import clone_module, share_parameters
+from convsurgeon.converted.forms import HasForms
 from convsurgeon.converted.frozen_attributes import FROZEN, tell_if_frozen
 from convsurgeon.converted.frozen_graph import FrozenGraph, copied_graph, freeze_graph, thaw_graph
 from convsurgeon.converted.given_in_1d import in_2d
 from convsurgeon.converted.hiding import restoring_names
 from convsurgeon.converted.own_state import KeepsState, as_its_kind, lend_methods, pickles_in_its_own_way
+from convsurgeon.converted.ranks import Ranks, refusing_other_ranks
 from convsurgeon.converted.reaching import reaching_directly
 from convsurgeon.converted.scope import OwnModes, leave_weight_norm, set_own_modes, take_contents, tell_if_in_graph
-from convsurgeon.converted.structure import named_leaves
 from convsurgeon.errors import UnsupportedError
 
 Mode = Literal["train", "eval"]
@@ -37,6 +38,7 @@ class Facts:
     `inputs` and `outputs` name those that are 4-D, outputs by their path in what is returned. `stands_for`: the class
     of the submodule in whose place it stands, in a model that is still its own Python. `direct`: whether the generated
     code reaches submodules directly. `saves_as`: the original's class, if it saves or loads state in its own way.
+    `ranks`: those that arguments had, in 1-D. `filled`: whether tuning has filled up kernels, or repeated biases.
     """
 
     captured_mode: Mode | None
@@ -47,15 +49,22 @@ class Facts:
     stands_for: type[nn.Module] | None = None
     direct: bool = False
     saves_as: type[nn.Module] | None = None
+    ranks: Ranks = field(default_factory=dict)
+    filled: bool = False
 
 
-class ConvertedModule(KeepsState, fx.GraphModule):
+class ConvertedModule(KeepsState, HasForms, fx.GraphModule):
     """A GraphModule that keeps what a stock one drops.
 
     Modules that forward never calls, aliases, hooks on the root, node metadata and the class survive `copy.deepcopy`,
     pickling and `torch.save`. ``train()`` and ``eval()`` raise `UnsupportedError` if the graph is frozen to the other
     mode.
     """
+
+    __jit_unused_properties__: ClassVar = [  # type: ignore[misc]
+        *getattr(fx.GraphModule, "__jit_unused_properties__", ()),
+        *("_facts", "_version", "captured_mode", "own_modes", "unit_axis", "inputs_in_2d"),
+    ]
 
     @classmethod
     def build(
@@ -137,39 +146,14 @@ class ConvertedModule(KeepsState, fx.GraphModule):
         tell_if_in_graph(self, name, value)
         super().__setattr__(name, in_2d(self, name, value) if isinstance(value, torch.Tensor) else value)
 
+    def mark_filled(self) -> None:
+        """Note that some of its weights are no weights of the original's, which training would part."""
+        self.__dict__["_convsurgeon"] = replace(self._facts, filled=True)
+
     def reach_directly(self) -> None:
         """Generate code that reaches submodules faster, from now on; it can't be scripted."""
         self.__dict__["_convsurgeon"] = replace(self._facts, direct=True)
         self.recompile()
-
-    def call_1d(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the module with inputs, and get outputs, in the shapes of the original, whatever ``io`` it has."""
-        if not self._facts.inputs and not self._facts.outputs:
-            return self(*args, **kwargs)
-        args, kwargs = self.inputs_2d(*args, **kwargs)
-        return self.outputs_1d(self(*args, **kwargs))
-
-    def inputs_2d(self, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The original's arguments as this module takes them: 4-D where ``io="2d"`` made them so."""
-        bound = inspect.signature(self.forward).bind(*args, **kwargs)
-        lift = self._facts.axis.lift
-        if isinstance(self.graph._codegen, fx.graph._PyTreeCodeGen):
-            leaves, spec = pytree.tree_flatten(tuple(bound.arguments.values()))
-            names = [node.target for node in self.graph.find_nodes(op="placeholder")]
-            lifted = {i for i, name in enumerate(names) if name in self._facts.inputs}
-            leaves = [lift(leaf) if i in lifted else leaf for i, leaf in enumerate(leaves)]
-            bound.arguments.update(zip(bound.arguments, pytree.tree_unflatten(leaves, spec), strict=True))
-        else:
-            for name in self._facts.inputs:
-                if isinstance(bound.arguments.get(name), torch.Tensor):
-                    bound.arguments[name] = lift(bound.arguments[name])
-        return bound.args, bound.kwargs
-
-    def outputs_1d(self, outputs: Any) -> Any:
-        """What this module returns, in the shapes of the original; a slice lays out their gradients anew."""
-        lower, lifted, sliced = self._facts.axis.lower, self._facts.outputs, torch.ops.aten.slice.Tensor
-        leaves = [lower(sliced(leaf, 0)) if f"output{path}" in lifted else leaf for path, leaf in named_leaves(outputs)]
-        return pytree.tree_unflatten(leaves, pytree.tree_structure(outputs))
 
     def recompile(self) -> Any:
         """Generate ``forward`` from the graph; one that changes the grad mode puts it back even where it fails."""
@@ -178,6 +162,9 @@ class ConvertedModule(KeepsState, fx.GraphModule):
             transforms.enter_context(self._graph.on_generate_code(restoring_names(self._graph)))
             if facts is not None and facts.direct:
                 transforms.enter_context(self._graph.on_generate_code(reaching_directly(self, self._graph)))
+            if facts is not None:
+                refusing = refusing_other_ranks(self._graph, facts.ranks, facts.inputs)
+                transforms.enter_context(self._graph.on_generate_code(refusing))
             code = super().recompile()
         if any(node.target is torch._C._set_grad_enabled for node in self._graph.nodes):
             kind: Any = type(self)
@@ -185,7 +172,7 @@ class ConvertedModule(KeepsState, fx.GraphModule):
         return code
 
     def train(self, mode: bool = True) -> ConvertedModule:
-        """Set the mode, as ``nn.Module.train`` does.
+        """Set the mode, as ``nn.Module.train`` does; of a module that isn't to be trained, warn.
 
         Raises:
             UnsupportedError: the graph could only be captured in the other mode.
@@ -195,6 +182,12 @@ class ConvertedModule(KeepsState, fx.GraphModule):
             raise UnsupportedError(
                 f"this graph was captured in {self.captured_mode} mode only, since the model takes another path in "
                 f"{asked} mode; put the original in {asked} mode and convert it again"
+            )
+        if mode and self._facts.filled:
+            warnings.warn(
+                "this module was tuned in evaluation mode, by rewrites that fill up kernels or repeat biases: trained, "
+                "it becomes another model than the original would; to train it, tune it in training mode",
+                stacklevel=2,
             )
         super().train(mode)
         set_own_modes(self, self.own_modes.get(mode, {}))
@@ -222,6 +215,11 @@ class ConvertedModule(KeepsState, fx.GraphModule):
 def axis_of(module: ConvertedModule) -> UnitAxis:
     """The unit axis as the module was planned; an attribute would take a name that a submodule may have."""
     return module._facts.axis
+
+
+def ranks_of(module: ConvertedModule) -> Ranks:
+    """The ranks that its arguments had, in 1-D; see `axis_of`."""
+    return module._facts.ranks
 
 
 def shared_copy(module: nn.Module) -> nn.Module:

@@ -6,10 +6,11 @@ by the dictionaries (torch 2.13). The last name stays an attribute, for a weight
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from torch import fx, nn
-from torch.fx.graph import _format_target
+
+from convsurgeon.converted.hiding import of_target, rewritten
 
 Transform = Callable[[list[str]], list[str]]
 
@@ -17,10 +18,10 @@ Transform = Callable[[list[str]], list[str]]
 def reaching_directly(module: nn.Module, graph: fx.Graph) -> Callable[[Transform | None], Transform]:
     """What ``graph.on_generate_code`` takes, for code that is to run in `module`."""
     nodes = [node for node in graph.nodes if node.op in ("call_module", "get_attr")]
-    written = {node.name: (_format_target("self", str(node.target)), _reached(module, node)) for node in nodes}
+    written = {node.name: (of_target("self", str(node.target)), _reached(module, node)) for node in nodes}
 
     def transformed(lines: list[str]) -> list[str]:
-        return [_rewritten(line, written) for line in lines]
+        return [rewritten(line, written) for line in lines]
 
     return lambda before: transformed if before is None else lambda lines: transformed(before(lines))
 
@@ -31,13 +32,6 @@ def _reached(module: nn.Module, node: fx.Node) -> str:
     code = "self"
     for atom in (path := str(node.target).split("."))[: None if node.op == "call_module" else -1]:
         if at is None or atom not in at._modules:
-            return _format_target("self", str(node.target))
+            return of_target("self", str(node.target))
         at, code = at._modules[atom], f"{code}._modules[{atom!r}]"
-    return code if node.op == "call_module" else _format_target(code, path[-1])
-
-
-def _rewritten(line: str, written: Mapping[str, tuple[str, str]]) -> str:
-    """A line of generated code, which begins with the node's name."""
-    name, assigns, value = line.partition(" = ")
-    before, after = written.get(name.partition(" ")[0], ("", ""))
-    return f"{name}{assigns}{after}{value.removeprefix(before)}" if before and value.startswith(before) else line
+    return code if node.op == "call_module" else of_target(code, path[-1])

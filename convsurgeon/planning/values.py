@@ -11,7 +11,7 @@ from torch import fx
 
 from convsurgeon.axis import UnitAxis
 from convsurgeon.capture import Capture, fetch
-from convsurgeon.lifting import Candidate
+from convsurgeon.lifting import Candidate, detaches
 from convsurgeon.planning.cut import Problem, solve
 from convsurgeon.planning.ownership import Ownership
 from convsurgeon.rules import Lifted, Lowered, Raised
@@ -150,9 +150,11 @@ class ValueGraph:
                     yield result, operands
 
     def _ties(self) -> Iterator[tuple[Any, Any]]:
-        """Calls of one module that is replaced: converted once, it serves them all. A tuple of values and its items."""
+        """What has one form: calls of one module that is replaced; a tuple and its items; what is detached in place."""
         first: dict[Any, fx.Node] = {}
         for node, candidate in self._candidates.items():
+            if detaches(node):
+                yield from ((self._id(operand), node) for operand in candidate.operands)
             if self._facts is not None and self._facts[node].items:
                 yield from ((node, user) for user in node.users)
             if candidate.replaces_module:

@@ -12,7 +12,7 @@ _POOLS = ("adaptive_avg_pool1d", "adaptive_max_pool1d")
 _REDUCTIONS = ("sum", "mean", "nansum", "nanmean", "amax", "amin", "logsumexp", "var", "std", "norm", "vector_norm")
 
 _KEEP = (
-    *("identity", "clone", "detach", "contiguous", "to", "prelu"),
+    *("identity", "clone", "detach", "detach_", "contiguous", "to", "prelu"),
     *("dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "rrelu"),
     *("batch_norm", "instance_norm", "group_norm", "local_response_norm", "layer_norm", "rms_norm"),
 )

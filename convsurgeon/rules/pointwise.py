@@ -109,7 +109,7 @@ def lift_type_as(op: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     return Lifted("type_as")
 
 
-@rule("identity", "clone", "detach", "contiguous", "to")
+@rule("identity", "clone", "detach", "detach_", "contiguous", "to")
 def lift_identity(op: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     """The result is the operand, or a copy or cast of it with the same strides: the unit axis passes through.
 

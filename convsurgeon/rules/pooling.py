@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from convsurgeon.axis import UnitAxis
-from convsurgeon.rules.base import Arguments, Lifted, Refusal, rule, size_asked_for
+from convsurgeon.rules.base import Arguments, Computed, Lifted, Refusal, rule, size_asked_for
 
 
 @rule("max_pool1d", contiguous=True)
@@ -39,12 +39,11 @@ def lift_lp_pool(pool: Arguments, axis: UnitAxis) -> Lifted | Refusal:
 def lift_adaptive_pool(pool: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     """An adaptive pool to L' is one to (1, L').
 
-    Limits: the output size is a plain number.
+    Limits: the output size is given, and a whole number.
     """
-    if not isinstance(pool.output_size, (int, tuple, list)) or pool.output_size in ((None,), [None]):
-        return Refusal("its output size is computed in the graph, or left open")
-    size = pool.output_size if not isinstance(pool.output_size, int) else (pool.output_size,)
-    return Lifted("adaptive_pool2d", output_size=axis.pair(tuple(size), unit=1))
+    if pool.output_size in (None, (None,), [None]):
+        return Refusal("its output size is left open")
+    return Lifted("adaptive_pool2d", output_size=_of_both_axes(pool.output_size, axis))
 
 
 @rule("max_unpool1d", lifts=("input", "indices"), contiguous=True)
@@ -62,4 +61,11 @@ def _window(pool: Arguments, axis: UnitAxis) -> dict[str, Any]:
     """The window and its stride; where none is given it is the window's own, on both axes."""
     stride = pool.stride or (pool.kernel_size if axis.square else None)
     given = {"stride": axis.steps(stride)} if stride else {}
-    return {"kernel_size": axis.pair(pool.kernel_size, unit=1), **given}
+    return {"kernel_size": _of_both_axes(pool.kernel_size, axis), **given}
+
+
+def _of_both_axes(size: Any, axis: UnitAxis) -> Any:
+    """A size of the length as one of both axes, also where the graph computes all of it, as ``x.shape[2:]``."""
+    if isinstance(size, Computed) and size.kind is not int:
+        return size_asked_for(size, axis)
+    return axis.pair(tuple(size) if isinstance(size, list) else size, unit=1)

@@ -136,11 +136,11 @@ def lift_transpose(op: Arguments, axis: UnitAxis) -> Lifted | Refusal:
 
     Limits: the axes are plain numbers.
     """
-    if not isinstance(op.input, Value) or type(op.dim0) is not int or type(op.dim1) is not int:
+    dims = (op.dim0, op.dim1) if op.name is None else (-2, -1)  # of the attribute ``mT``
+    if not isinstance(op.input, Value) or any(type(dim) is not int for dim in dims):
         return Refusal("its axes are computed in the graph")
-    rank = op.input.rank
-    lifted = {name: axis.lifted_axis(dim, rank) for name, dim in (("dim0", op.dim0), ("dim1", op.dim1))}
-    return Lifted("transpose", **lifted, **({} if op.name is None else {"name": Absent}))
+    dim0, dim1 = (axis.lifted_axis(dim, op.input.rank) for dim in dims)
+    return Lifted("transpose", dim0=dim0, dim1=dim1, **({} if op.name is None else {"name": Absent}))
 
 
 @rule("permute", reorders=True)

@@ -23,6 +23,7 @@ _OPERATORS = {
     **dict.fromkeys(("reflection_pad1d", "replication_pad1d"), "pad1d"),
     **dict.fromkeys(("upsample_nearest1d", "_upsample_nearest_exact1d", "upsample_linear1d"), "upsample1d"),
     "moveaxis": "movedim",
+    "mT": "transpose",
     "slice": "narrow",
     "linalg_vector_norm": "vector_norm",
     "_softmax": "softmax",
@@ -63,6 +64,7 @@ _WAYS: dict[Any, dict[type[Lifted] | str, Any]] = {
     aten.unsqueeze.default: {Raised: aten.unflatten.int},
     **{moved: {Lifted: aten.permute.default} for moved in (aten.movedim.int, aten.movedim.intlist)},
     **{moved: {Lifted: aten.permute.default} for moved in (aten.moveaxis.int, aten.moveaxis.intlist)},
+    aten.mT.default: {Lifted: aten.transpose.int},
     aten.squeeze.dim: {Lowered: aten.squeeze.dims, "flatten": aten.flatten.using_ints},
     aten.squeeze.dims: {"flatten": aten.flatten.using_ints},
 }
@@ -75,7 +77,9 @@ _MORE: dict[str, dict[str, Any]] = {
     "unsqueeze": {"sizes": None},
     "squeeze": {"start_dim": None},
     "constant_pad_nd": {"mode": "constant"},
-    **dict.fromkeys(("movedim", "moveaxis"), {"dims": None}),
+    "movedim": {"dims": None},
+    "moveaxis": {"dims": None},
+    "mT": {"name": "mT", "dim0": None, "dim1": None},
 }
 """Arguments that an overload doesn't have but its rule asks for, or what stands for it in 2-D does, and their value."""
 

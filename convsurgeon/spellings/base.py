@@ -17,6 +17,9 @@ from convsurgeon.runs.observe import Value
 NUMPY_NAMES = {"axis": "dim", "keepdims": "keepdim", "x": "input", "a": "input", "x1": "input", "x2": "other"}
 """Keywords that torch's argument parser takes for its own."""
 
+_OF_SIZES = {"shape": "size", "repeats": "size"}
+"""What ``reshape`` and ``repeat`` call the sizes that they take one by one, or at once by this name."""
+
 
 @dataclass(frozen=True, slots=True)
 class State:
@@ -112,4 +115,5 @@ def _as_written(signature: inspect.Signature, node: fx.Node) -> tuple[list[Any],
 
 def _renamed(signature: inspect.Signature, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     known = signature.parameters
-    return {NUMPY_NAMES.get(name, name) if name not in known else name: value for name, value in kwargs.items()}
+    others = NUMPY_NAMES | (_OF_SIZES if "size" in known else {})
+    return {others.get(name, name) if name not in known else name: value for name, value in kwargs.items()}

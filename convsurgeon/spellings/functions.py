@@ -147,7 +147,7 @@ FUNCTIONS: dict[Any, FunctionSpelling] = {
     F.linear: _row("linear", s.linear),
     torch._C._nn.pad: _row("pad", F.pad),
     operator.matmul: _row("matmul", s.matmul),
-    **{copy: _row(copy.__name__, s.identity) for copy in (torch.clone, torch.detach)},
+    **{copy: _row(copy.__name__, s.identity) for copy in (torch.clone, torch.detach, torch.detach_)},
     torch.channel_shuffle: _row("channel_shuffle", s.channel_shuffle),
     torch.flip: _row("flip", s.flip),
     torch.linalg.vector_norm: _row("vector_norm", s.vector_norm),
@@ -170,7 +170,7 @@ FUNCTIONS: dict[Any, FunctionSpelling] = {
 METHODS: dict[str, FunctionSpelling] = {
     **{name: _row(name, stub) for stub, names in _BOTH.items() for name in names},
     **{name: _row("to", s.identity) for name in _CASTS},
-    **{name: _row(name, s.identity) for name in ("contiguous", "to", "clone", "detach")},
+    **{name: _row(name, s.identity) for name in ("contiguous", "to", "clone", "detach", "detach_")},
     "split": _row("split", s.split),
     "split_with_sizes": _row("split", s.split_with_sizes),
     "size": _row("size", s.size, {Lowered: size_1d}),

@@ -67,3 +67,23 @@ def test_code_that_does_not_use_the_name_is_left_as_it_is() -> None:
 
     module = convsurgeon.convert(Plain(nn.Conv1d(4, 4, 3)), X).module
     assert "import" not in module.code
+
+
+class Keywords(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleDict({"in": nn.Conv1d(4, 4, 3), "global": nn.Conv1d(4, 2, 3)})
+        self.scales = nn.ParameterDict({"lambda": nn.Parameter(torch.rand(4, 1))})
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.convs["global"](torch.relu(self.convs["in"](x)) * self.scales["lambda"])
+
+
+def test_parts_may_be_called_as_keywords_of_python_are() -> None:
+    model = Keywords().eval()
+    module = convsurgeon.convert(model, X, capture="trace").module
+    assert isinstance(module, convsurgeon.ConvertedModule)
+    for one in (module, pickle.loads(pickle.dumps(module))):
+        torch.testing.assert_close(one(X), model(X))
+    module.reach_directly()
+    torch.testing.assert_close(module(X), model(X))
