@@ -99,7 +99,7 @@ def bystanders(weight_map: WeightMap, direction: Direction, state: Any) -> Bysta
     for one in _mappings(state):
         if is_optimizer(one):
             optimizers.append(trained_shapes(weight_map, direction, map(shapes_in, one["state"].values())))
-        else:
+        elif not is_flat_optimizer(one):
             states.append({k: tuple(v.shape) for k, v in one.items() if isinstance(k, str) and torch.is_tensor(v)})
     return bystanders_among(weight_map, direction, states, optimizers)
 
@@ -130,6 +130,12 @@ def is_configuration(state: Any) -> bool:
 def is_optimizer(state: Mapping[Any, Any]) -> bool:
     """Whether this is what an optimizer's state_dict() gives."""
     return "param_groups" in state and isinstance(state.get("state"), Mapping)
+
+
+def is_flat_optimizer(state: Mapping[Any, Any]) -> bool:
+    """Whether this is what torch.distributed.checkpoint.state_dict makes of one if it is asked to flatten it."""
+    heads = {key.partition(".")[0] if isinstance(key, str) else key for key in state}
+    return "param_groups" in heads and heads <= {"state", "param_groups"}
 
 
 def trained_shapes(

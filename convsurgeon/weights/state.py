@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
 
 from convsurgeon.axis import UnitAxis
 from convsurgeon.errors import CheckpointError
@@ -16,6 +15,7 @@ from convsurgeon.weights.bystanders import (
     Bystanders,
     bystanders,
     is_configuration,
+    is_flat_optimizer,
     is_optimizer,
     shapes_in,
     trained_shapes,
@@ -23,7 +23,6 @@ from convsurgeon.weights.bystanders import (
 from convsurgeon.weights.placement import (
     SHAPED_SLOTS,
     Shape,
-    bare_name,
     entries_named,
     entry_of_shape,
     factored,
@@ -33,67 +32,9 @@ from convsurgeon.weights.placement import (
     shape_of_parameter,
     some_of,
 )
-from convsurgeon.weights.weight_map import Direction, Entry, WeightMap, versions_of
+from convsurgeon.weights.weight_map import Direction, Entry, WeightMap
 
 T = TypeVar("T")
-
-
-def map_of_module(original: nn.Module, moved: tuple[str, ...], unit_axis: Literal[-2, -1]) -> WeightMap:
-    """The map of a model whose tensors under the qualified names `moved` gain the unit axis."""
-    state = nn.Module.state_dict(original, keep_vars=True)
-    tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
-    held: dict[str, torch.Tensor] = dict(nn.Module.named_parameters(original, remove_duplicate=False))
-    held |= nn.Module.named_buffers(original, remove_duplicate=False)
-    # hooks of the model's own, and of wrappers, may give an entry another name than the tensor has
-    ids = {id(names[name]) for name in moved for names in (tensors, held) if name in names}
-    first: dict[int, str] = {}
-    axis, entries = UnitAxis(unit_axis), []
-    for name, value in tensors.items():
-        tied_to = first.setdefault(id(value), name)
-        shape = tuple(value.shape)
-        lifted = axis.lifted_shape(shape) if id(value) in ids else shape
-        entries.append(Entry(name, shape, lifted, _dtype(value), "" if tied_to == name else tied_to))
-    seen = {id(value) for value in held.values()}
-    made = {name for name, value in tensors.items() if name not in held and id(value) not in seen}
-    lost = [name for name in moved if name in held and name not in tensors and id(held[name]) not in first]
-    parameters = (
-        bare_name(name) if tensors.get(bare_name(name)) is value else name
-        for name, value in original.named_parameters()
-    )
-    found = WeightMap(type(original).__name__, unit_axis, tuple(entries), tuple(parameters), versions_of())
-    return found.with_baked(made) if lost else found
-
-
-def map_between(
-    state_1d: Mapping[str, torch.Tensor],
-    state_2d: Mapping[str, torch.Tensor],
-    unit_axis: Literal[-2, -1] | None,
-) -> WeightMap:
-    """The map between two state_dicts; see `WeightMap.between`."""
-    one, two = (
-        {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
-        for state in (state_1d, state_2d)
-    )
-    alone = [*(name for name in one if name not in two), *(name for name in two if name not in one)]
-    if alone:
-        raise CheckpointError(f"these stand in one of the two states only: {some_of(alone, ', ', 'entries')}")
-    shapes = {name: (tuple(value.shape), tuple(two[name].shape)) for name, value in one.items()}
-    changed = {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
-    axes: list[Literal[-2, -1]] = [-2, -1] if unit_axis is None else [unit_axis]
-    fitting = [axis for axis in axes if all(b == UnitAxis(axis).lifted_shape(a) for a, b in changed.values())]
-    if not fitting:
-        shown = [f"{name!r} {list(a)} -> {list(b)}" for name, (a, b) in changed.items()]
-        raise CheckpointError(f"no unit axis makes one of the other: {some_of(shown, '; ', 'entries')}")
-    if len(fitting) > 1 and changed:
-        raise CheckpointError(
-            "every kernel that moves has one element, so that the shapes fit either unit axis; give unit_axis=-2 or -1"
-        )
-    entries = tuple(Entry(name, *pair, _dtype(one[name])) for name, pair in shapes.items())
-    return WeightMap("state_dict", fitting[0], entries, (), versions_of())
-
-
-def _dtype(value: torch.Tensor) -> str:
-    return str(value.dtype).removeprefix("torch.")
 
 
 def moved_state(weight_map: WeightMap, state: T, direction: Direction) -> T:
@@ -165,6 +106,8 @@ class Mover:
             return state
         if is_optimizer(state):
             return self._optimizer(state, f"{path}state.")
+        if is_flat_optimizer(state):
+            return self._flat_optimizer(state, f"{path}state.")
         shapes = {
             key: tuple(value.shape)
             for key, value in state.items()
@@ -223,6 +166,18 @@ class Mover:
             moved[at] = self._slots(entry, slots, f"{path}{at}.")
         self.found |= not another
         return _like(state, ((key, moved if key == "state" else value) for key, value in state.items()))
+
+    def _flat_optimizer(self, state: Mapping[str, Any], path: str) -> Any:
+        """One whose keys are such as ``state.conv.weight.exp_avg``: it names its parameters."""
+        places = {key: key.removeprefix("state.").rpartition(".") for key in state if key.startswith("state.")}
+        entries = entries_named(self._map, {name for name, _, _ in places.values()})
+        moved = {}
+        for key, (name, _, slot) in places.items():
+            if name in self._without_entry:
+                _require_flat(name, {slot: state[key]})
+            moved[key] = self._slots(entries.get(name), {slot: state[key]}, f"{path}{name}.")[slot]
+        self.found = True
+        return _like(state, ((key, moved.get(key, value)) for key, value in state.items()))
 
     def _slots(self, entry: Entry | None, slots: Any, path: str) -> Any:
         """Per-parameter state: what has the parameter's shape moves with it, step counts and the like don't."""

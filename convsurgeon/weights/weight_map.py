@@ -70,7 +70,7 @@ class WeightMap:
     @classmethod
     def of(cls, original: nn.Module, moved: tuple[str, ...], unit_axis: Literal[-2, -1]) -> WeightMap:
         """The map of a model whose tensors under the qualified names `moved` gain the unit axis."""
-        from convsurgeon.weights.state import map_of_module
+        from convsurgeon.weights.making import map_of_module
 
         return map_of_module(original, moved, unit_axis)
 
@@ -88,7 +88,7 @@ class WeightMap:
         Raises:
             CheckpointError: they don't differ by unit axes alone, or the shapes fit either unit axis.
         """
-        from convsurgeon.weights.state import map_between
+        from convsurgeon.weights.making import map_between
 
         return map_between(state_1d, state_2d, unit_axis)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from support import assert_same
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
 
 import convsurgeon
 from convsurgeon import CheckpointError
@@ -53,11 +55,20 @@ class Other(nn.Module):
 
 
 def adam_of(model: nn.Module) -> dict[str, Any]:
+    return _stepped(model).state_dict()
+
+
+def _flattened(model: nn.Module) -> Any:
+    options = StateDictOptions(flatten_optimizer_state_dict=True)
+    return get_optimizer_state_dict(model, _stepped(model), options=options)
+
+
+def _stepped(model: nn.Module) -> torch.optim.Optimizer:
     trained = torch.optim.Adam(model.parameters())
     for one in model.parameters():
         one.grad = torch.ones_like(one)
     trained.step()
-    return trained.state_dict()
+    return trained
 
 
 @pytest.mark.parametrize("name", ["decoder", "score"])
@@ -109,6 +120,35 @@ def test_a_named_optimizer_of_one_layer_of_many(last: int) -> None:
     assert_same(conversion.weight_map.to_1d(moved), state)
     held = conversion.weight_map.move_optimizer(trained, conversion.module).state
     assert all(slots["exp_avg"].shape == one.shape for one, slots in held.items())
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_flattened_optimizer(beside: bool) -> None:
+    model, other = Pair(), Other("last", 8)
+    weight_map = convsurgeon.convert(model, torch.randn(2, 8, 16), exclude=["encoder"]).weight_map
+    options = StateDictOptions(flatten_optimizer_state_dict=True)
+    state: dict[str, Any] = {"optimizer": get_optimizer_state_dict(model, _stepped(model), options=options)}
+    if beside:
+        state |= {
+            "model": model.state_dict(),
+            "theirs": get_optimizer_state_dict(other, _stepped(other), options=options),
+        }
+    moved = weight_map.to_2d(state)
+    ranks = {key: value.dim() for key, value in moved["optimizer"].items() if key.endswith(".exp_avg")}
+    assert ranks == {
+        "state.encoder.weight.exp_avg": 3,
+        "state.encoder.bias.exp_avg": 1,
+        "state.decoder.weight.exp_avg": 4,
+        "state.decoder.bias.exp_avg": 1,
+    }
+    assert_same(moved.get("theirs"), state.get("theirs"))
+    assert_same(weight_map.to_1d(moved), state)
+
+
+def test_a_model_whose_layer_is_called_state_is_no_optimizer() -> None:
+    model = nn.Sequential(OrderedDict(state=nn.Conv1d(8, 8, 3)))
+    weight_map = convsurgeon.convert(model, torch.randn(2, 8, 16)).weight_map
+    assert weight_map.to_2d(model.state_dict())["state.weight"].dim() == 4
 
 
 @pytest.mark.parametrize("width", [5, 8])
