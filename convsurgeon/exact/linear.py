@@ -22,7 +22,7 @@ def linear_as_convolution(linear: Linear, write: Writer) -> fx.Node | Refusal | 
     """
     if linear.axis.position != -2:
         return Refusal("the unit axis is the last, where a linear layer has its channels")
-    found = untransposed(linear.input)
+    found = untransposed(linear.input, write)
     if found is None:
         given = write.transpose(linear.input, -1, -3)
     else:
@@ -30,5 +30,5 @@ def linear_as_convolution(linear: Linear, write: Writer) -> fx.Node | Refusal | 
         write.absorbed += passed
     weight = linear.weight.value.detach()[..., None, None]
     result = write.convolution(linear, given, Numbers(weight, None if linear.bias is None else linear.bias.value))
-    write.absorbed += untranspose(linear.node, result)
+    write.absorbed += untranspose(linear.node, result, write)
     return write.transpose(result, -1, -3)

@@ -73,14 +73,16 @@ def rewrite_exactly(
         return Notes()
     shapes = shapes_of(module, samples[0])
     with all_or_nothing(module):
-        return _rewrite(module, wanted, shapes, select)
+        return _rewrite(module, wanted, shapes, select, frozenset())
 
 
-def _rewrite(module: ConvertedModule, wanted: Sequence[Wanted], shapes: Shapes, select: Sequence[str]) -> Notes:
-    """Rewrite in place; `shapes` become those of the graph as it is then."""
+def _rewrite(
+    module: ConvertedModule, wanted: Sequence[Wanted], shapes: Shapes, select: Sequence[str], outside: frozenset[int]
+) -> Notes:
+    """Rewrite in place; `shapes` become those of the graph as it is then. `outside`: ids of what others hold too."""
     notes = Notes()
     for one in wanted:
-        notes += _Pass(module, one, shapes, select).run()
+        notes += _Pass(module, one, shapes, select, outside).run()
     if notes.rewritten:
         module.graph.lint()
         module.recompile()
@@ -123,8 +125,16 @@ def rewrite_parts(
         inside = [_inside(pattern, part.path) for pattern in select]
         if part.path not in known:
             known[part.path] = shapes_of(graph, part.samples[0])
-        notes += _rewrite(graph, wanted, known[part.path], inside).inside(part.path)
+        outside = _held_outside(module, graph)
+        notes += _rewrite(graph, wanted, known[part.path], inside, outside).inside(part.path)
     return notes
+
+
+def _held_outside(module: nn.Module, part: nn.Module) -> frozenset[int]:
+    """The ids of the tensors that modules outside a part of the model hold."""
+    inside = {id(one) for one in part.modules()}
+    others = [one for one in module.modules() if id(one) not in inside]
+    return frozenset(id(held) for one in others for held in (*one._parameters.values(), *one._buffers.values()))
 
 
 def _inside(pattern: str, path: str) -> str:
@@ -151,8 +161,16 @@ class _Done:
 class _Pass:
     """One rewrite, over all of a graph."""
 
-    def __init__(self, module: ConvertedModule, wanted: Wanted, shapes: Shapes, select: Sequence[str]) -> None:
+    def __init__(
+        self,
+        module: ConvertedModule,
+        wanted: Wanted,
+        shapes: Shapes,
+        select: Sequence[str],
+        outside: frozenset[int],
+    ) -> None:
         self._module = module
+        self._outside = outside
         self._wanted = wanted
         self._shapes = shapes
         self._select = select
@@ -164,7 +182,7 @@ class _Pass:
     def run(self) -> Notes:
         """The notes; `shapes` are afterwards those of the graph as it is then."""
         name = self._wanted.rewrite.name
-        reader = Reader(self._module, self._shapes)
+        reader = Reader(self._module, self._shapes, self._outside)
         for node in list(self._module.graph.nodes):
             if node._erased or not self._is_selected(node):
                 continue

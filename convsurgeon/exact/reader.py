@@ -28,10 +28,14 @@ _OPERATORS: dict[type[Site], frozenset[str]] = {
 
 
 class Reader:
-    """What the nodes of one graph are, with the shapes that they had in the sample."""
+    """What the nodes of one graph are, with the shapes that they had in the sample.
 
-    def __init__(self, module: ConvertedModule, shapes: Shapes) -> None:
+    `outside`: the ids of tensors that other modules than the graph's hold too.
+    """
+
+    def __init__(self, module: ConvertedModule, shapes: Shapes, outside: frozenset[int] = frozenset()) -> None:
         self.module = module
+        self._outside = outside
         self.axis = axis_of(module)
         self.is_aten = is_aten(module.graph)
         self._shapes = shapes
@@ -138,6 +142,8 @@ class Reader:
             return Refusal(f"its {name} is not a tensor of real numbers")
         if len(self._held.get(id(tensor), ())) > 1:
             return Refusal(f"its {name} is tied to {' and '.join(self._names[id(tensor)])}, which would part")
+        if id(tensor) in self._outside:
+            return Refusal(f"its {name} is held outside this part of the model as well, and would part")
         if self._reads[id(tensor)] > 1:
             return Refusal(f"its {name} is read {self._reads[id(tensor)]} times, and would change for every reader")
         return Held(owner, name, tuple(self._names.get(id(tensor), ())), tensor)

@@ -118,20 +118,23 @@ def again(node: fx.Node, operands: Mapping[fx.Node, fx.Node]) -> fx.Node:
     return new
 
 
-def untransposed(node: fx.Node) -> tuple[fx.Node, list[fx.Node]] | None:
-    """The value (N, C, 1, L) of which `node` is (N, L, 1, C), and the nodes in between; None where it isn't one's."""
+def untransposed(node: fx.Node, write: Writer) -> tuple[fx.Node, list[fx.Node]] | None:
+    """The value (N, C, 1, L) of which `node` is (N, L, 1, C), and the nodes in between; None where it isn't one's.
+
+    A copy in between is one where anything in the graph is written in place.
+    """
     passed = [node]
-    while node.target in _RESTORE and len(node.users) == 1:
+    while node.target in _RESTORE and len(node.users) == 1 and not writes_in_place(write):
         node = node.all_input_nodes[0]
         passed.append(node)
     return (node.all_input_nodes[0], passed) if _swaps(node) else None
 
 
-def untranspose(node: fx.Node, result: fx.Node) -> list[fx.Node]:
+def untranspose(node: fx.Node, result: fx.Node, write: Writer) -> list[fx.Node]:
     """Let `result` stand for `node` wherever that is transposed back; returns the nodes that nothing reads any more."""
-    spared = []
+    spared, copies = [], writes_in_place(write)
     for user in list(node.users):
-        if user.target in _RESTORE and len(user.users) == 1 and _swaps(next(iter(user.users))):
+        if not copies and user.target in _RESTORE and len(user.users) == 1 and _swaps(next(iter(user.users))):
             spared.append(user)
             user = next(iter(user.users))
         if _swaps(user):
