@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from convsurgeon.converted.module import ConvertedModule
 from convsurgeon.exact import REWRITES, Notes, rewrite_parts, wanted_of
 from convsurgeon.exact.shapes import Shapes
 from convsurgeon.fitting import Fit, fit
@@ -39,15 +38,8 @@ class Aimed:
 
 def asks_for_square(module: nn.Module, target: Target, sample: Sample) -> bool:
     """Whether an operator breaks a limit that equal strides and dilations would keep."""
-    misfits = (misfit for operator in fit_of(module, target, sample).operators for misfit in operator.misfits)
+    misfits = (misfit for operator in fit(module, target, sample).operators for misfit in operator.misfits)
     return any("square" in misfit.rewrites for misfit in misfits)
-
-
-def fit_of(module: nn.Module, target: Target, sample: Sample) -> Fit:
-    """How the module fits on a sample of the original, which it may take in 4-D."""
-    if isinstance(module, ConvertedModule):
-        sample = Sample(*module.inputs_2d(*sample.args, **sample.kwargs))
-    return fit(module, target, sample)
 
 
 def rewritten_for(make: Callable[[], Made], parts: Sequence[Part], target: Target, sample: Sample) -> Aimed:
@@ -60,14 +52,14 @@ def rewritten_for(make: Callable[[], Made], parts: Sequence[Part], target: Targe
     vain: set[Place] = set()
     for _ in range(_TRIES):
         module, notes = make()
-        before = fit_of(module, target, sample)
+        before = fit(module, target, sample)
         more, found, done = _rewritten(module, parts, before, sample, vain)
         worse = {place for place in done if _in_vain(_origin(place[1], before), before, found)}
         if not worse:
             return Aimed(module, notes + more, found)
         vain |= worse
     module, notes = make()
-    return Aimed(module, notes, fit_of(module, target, sample))
+    return Aimed(module, notes, fit(module, target, sample))
 
 
 def _rewritten(
@@ -83,7 +75,7 @@ def _rewritten(
         for text, names in chosen.items():
             select = [glob.escape(name) for name in names]
             notes += rewrite_parts(module, parts, wanted_of([text], [sample]), select=select, known=known)
-        found = fit_of(module, found.target, sample)
+        found = fit(module, found.target, sample)
     return notes, found, {(one.rewrite, one.name) for one in notes.rewritten}
 
 

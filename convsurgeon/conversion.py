@@ -59,12 +59,12 @@ class Conversion:
         Each time it is asked for, it is made anew, and shares its weights with `module`.
 
         Raises:
-            AttributeError: a module came in, or exact rewrites changed its weights; ``torch.export.export`` makes a
-                program of the converted one.
+            AttributeError: a module came in, or exact rewrites or tuning changed what it holds;
+                ``torch.export.export`` makes a program of the converted one.
         """
         if self.program is None or not isinstance(self.module, ConvertedModule):
             raise AttributeError(
-                "no ExportedProgram came in, or exact rewrites changed what it holds; "
+                "no ExportedProgram came in, or exact rewrites or tuning changed what it holds; "
                 "torch.export.export(conversion.module, ...) makes one of the result"
             )
         return program_of(self.module, self.program, frozenset(self.plan.moved))

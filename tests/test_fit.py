@@ -460,3 +460,10 @@ def test_wrong_arguments(tmp_path: Path) -> None:
 
 def test_a_target_that_is_loaded_is_taken() -> None:
     assert fit(nn.ReLU(), load_target("xnnpack"), X).target.name == "xnnpack"
+
+
+def test_a_module_in_2d_is_fit_with_a_sample_of_the_original() -> None:
+    model, x = nn.Sequential(nn.Conv1d(1, 16, 9), nn.ReLU(), nn.Conv1d(16, 4, 3)).eval(), torch.randn(1, 1, 400)
+    module = convsurgeon.convert(model, x, io="2d").module
+    found, expected = (convsurgeon.fit(module, "generic-4d", one) for one in (x, x.unsqueeze(-2)))
+    assert [one.shape for one in found.operators] == [one.shape for one in expected.operators]

@@ -22,6 +22,7 @@ from convsurgeon.commands.plotting import plot_ratios, require_plotting
 from convsurgeon.commands.runtimes import Exported, installed
 from convsurgeon.conversion import Conversion
 from convsurgeon.formats import sample_for
+from convsurgeon.runs.repeated import repeated
 from convsurgeon.samples import Sample
 from convsurgeon.tables import table_text
 from convsurgeon.timing import Ratio, Timing, timed_in_turn
@@ -194,14 +195,7 @@ def _figures(name: str, first: Timing, own: Timing, peak: int | None) -> Figures
 
 
 def _called(module: nn.Module, sample: Sample, compiled: Callable[[nn.Module], Any] | None = None) -> Call:
-    given = sample_for(module, sample)
-    run: Callable[..., Any] = module if compiled is None else compiled(module)
-
-    def call() -> None:
-        with torch.no_grad():
-            run(*given.args, **given.kwargs)
-
-    return call
+    return repeated(module if compiled is None else compiled(module), sample_for(module, sample))
 
 
 def _peak(call: Call) -> int:

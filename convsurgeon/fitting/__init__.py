@@ -9,21 +9,24 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch._dynamo.eval_frame import OptimizedModule
+from torch._ops import HigherOrderOperator
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from convsurgeon.alone import alone
-from convsurgeon.capture.tracer import where_in_user_code
+from convsurgeon.capture.places import where_in_user_code
 from convsurgeon.clones.cloning import clone_module, share_parameters
 from convsurgeon.clones.rng import preserved_random_state
 from convsurgeon.collector import paused_collector
-from convsurgeon.errors import MisfitError
+from convsurgeon.converted.module import ConvertedModule, ranks_of
+from convsurgeon.errors import MisfitError, UnsupportedError
 from convsurgeon.exported import module_of_program
 from convsurgeon.fitting.fit import Fit, FittedOperator, Misfit, Total, Verdict
 from convsurgeon.fitting.mending import MENDS, Mend, mends
 from convsurgeon.fitting.operation import Operation
 from convsurgeon.fitting.recording import Ran, Recorder, elements
 from convsurgeon.fitting.running import Calls, RecordedRun
+from convsurgeon.runs.observe import bind
 from convsurgeon.samples import Sample, as_samples
 from convsurgeon.targets import Family, Limit, Target, load_target
 
@@ -60,6 +63,7 @@ def fit(
 
     Raises:
         MisfitError: with `strict`, where an operator doesn't fit.
+        UnsupportedError: a graph has branches or loops of its own (``torch.cond``).
         ValueError: an unknown target, a profile that is wrong, no sample, or one that the model can't run on; or the
             accelerator takes static shapes, and a program leaves a length open for which there is no sample.
         TypeError: an argument of another kind.
@@ -126,7 +130,7 @@ def _open_axes(program: ExportedProgram) -> list[str]:
 
 def _run(model: nn.Module, sample: Sample) -> Recorder:
     """Run clones of what the model runs once, and record it."""
-    sample = sample.map(lambda tensor: tensor.detach().clone())
+    sample = _as_taken(model, sample).map(lambda tensor: tensor.detach().clone())
     recorder = Recorder(model)
     run = _prepared(model, sample, recorder)
     with preserved_random_state(), torch.no_grad(), recorder:
@@ -141,6 +145,29 @@ def _run(model: nn.Module, sample: Sample) -> Recorder:
                 "  give a sample that the model accepts"
             ) from error
     return recorder
+
+
+def _as_taken(model: nn.Module, sample: Sample) -> Sample:
+    """The sample as a graph takes it: of a converted module with ``io="2d"``, the original's is one as well.
+
+    Raises:
+        UnsupportedError: what the graph computes in a region of its own can't be read.
+    """
+    if not isinstance(model, fx.GraphModule):
+        return sample
+    regions = [node for node in model.graph.nodes if isinstance(node.target, HigherOrderOperator)]
+    if regions:
+        raise UnsupportedError(
+            f"{type(model).__name__} has regions of its own ({regions[0]} calls {regions[0].target}), whose operators "
+            "a run doesn't tell; ask for what is around them, or inside, by itself"
+        )
+    if not isinstance(model, ConvertedModule) or not model.inputs_in_2d:
+        return sample
+    given, ranks = bind(model.graph, sample), ranks_of(model)
+    in_1d = (
+        given[name].dim() in ranks.get(name, ()) for name in model.inputs_in_2d if torch.is_tensor(given.get(name))
+    )
+    return Sample(*model.inputs_2d(*sample.args, **sample.kwargs)) if all(in_1d) else sample
 
 
 def _prepared(model: nn.Module, sample: Sample, recorder: Recorder) -> Callable[[], object]:

@@ -8,19 +8,20 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from convsurgeon.converted.module import ConvertedModule
-from convsurgeon.exact import REWRITES
 from convsurgeon.exact.shapes import name_in
 from convsurgeon.files import write_text
 from convsurgeon.samples import Sample
 from convsurgeon.tuning.layouts import LAYOUTS
 from convsurgeon.tuning.parts import Decision
+from convsurgeon.tuning.realising import REALISATIONS
 from convsurgeon.tuning.writing import Layouts
 
 _FORMAT = "convsurgeon-tuning-1"
@@ -53,25 +54,44 @@ class Machine:
 class Choice:
     """What was chosen for each graph of a converted model, by its path, and the machine that it was chosen on.
 
-    `model`: a fingerprint of the graphs that it fits.
+    `model`: a fingerprint of the graphs that it fits. `decided` is False where nothing could be.
     """
 
     machine: Machine
     model: str
     decisions: Mapping[str, Decision]
+    decided: bool = True
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it into a file of choices; those that are there for other machines, or models, stay.
 
         Raises:
             OSError: the file can't be written.
-            ValueError: what is there isn't a file of choices.
+            ValueError: what is there isn't a file of choices, or nothing was decided.
         """
+        if not self.decided:
+            raise ValueError("nothing was decided, so that there is no choice to save; tuning.reason says why")
         others = _entries(Path(path)) if Path(path).exists() else []
         mine = {"machine": asdict(self.machine), "model": self.model}
         kept = [one for one in others if {key: one.get(key) for key in mine} != mine]
         parts = {name: _decision_to_json(one) for name, one in self.decisions.items()}
         write_text(path, json.dumps({"format": _FORMAT, "choices": [*kept, {**mine, "parts": parts}]}, indent=1))
+
+    def require_fits(self, parts: Mapping[str, ConvertedModule], file: str | os.PathLike[str]) -> None:
+        """Raise if what was read from a file names what these graphs haven't.
+
+        Raises:
+            ValueError: it does, though the fingerprint is theirs.
+        """
+        for path, decision in self.decisions.items():
+            part = parts.get(path, nn.Module())
+            layouts = decision.layouts
+            nodes = {*layouts.takes, *layouts.makes, *chain.from_iterable(layouts.strict)}
+            strange = nodes - {node.name for node in getattr(part, "graph", fx.Graph()).nodes}
+            strange |= {*chain.from_iterable(decision.rewrites.values())} - {name for name, _ in part.named_modules()}
+            if strange or path not in parts:
+                names = sorted(map(str, strange))
+                raise ValueError(f"{file}: a choice is damaged (the graph {path!r} has no {names}); tune again")
 
 
 def load_choice(path: str | os.PathLike[str], machine: Machine, model: str) -> tuple[Choice | None, list[Machine]]:
@@ -101,12 +121,18 @@ def fingerprint(parts: Mapping[str, ConvertedModule]) -> str:
     told = [
         [
             path,
-            [(node.name, node.op, name_in(part, node)) for node in part.graph.nodes],
+            [(node.name, node.op, name_in(part, node), _settings(part, node)) for node in part.graph.nodes],
             [(name, tuple(one.shape)) for name, one in part.named_parameters()],
         ]
         for path, part in parts.items()
     ]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+
+def _settings(part: ConvertedModule, node: fx.Node) -> str:
+    """Strides, dilations and whatever else a node is told, or its layer."""
+    layer = repr(part.get_submodule(str(node.target))) if node.op == "call_module" else ""
+    return f"{layer} {node.args} {node.kwargs}"
 
 
 def _processor() -> str:
@@ -144,6 +170,7 @@ def _decision_of_json(read: Mapping[str, Any]) -> Decision:
     strict = {(node, operand): layout for node, operand, layout in read["strict"]}
     rewrites = {name: tuple(paths) for name, paths in read["rewrites"].items()}
     named = {*read["takes"].values(), *read["makes"].values(), *strict.values()}
-    if not named <= set(LAYOUTS) or not rewrites.keys() <= REWRITES.keys():
-        raise ValueError(f"it names {sorted(named - set(LAYOUTS)) + sorted(rewrites.keys() - REWRITES.keys())}")
+    strange = [*(named - set(LAYOUTS)), *(rewrites.keys() - set(REALISATIONS))]
+    if strange:
+        raise ValueError(f"it names {sorted(map(str, strange))}")
     return Decision(Layouts(read["takes"], read["makes"], strict, bool(read["writes"])), rewrites)

@@ -19,6 +19,7 @@ from convsurgeon.clones.rng import RandomState, preserved_random_state
 from convsurgeon.errors import UnsupportedError
 from convsurgeon.samples import Sample
 from convsurgeon.verification import Tolerance, Verification, verify_samples
+from convsurgeon.verification.judge import filled, holes
 from convsurgeon.verification.outcome import Outcome, run
 from convsurgeon.verification.referee import in_float64, widened, widened_sample
 
@@ -95,17 +96,21 @@ def _worst(
     """
     named = {name: one for name, one in ours.leaves.items() if name.startswith("gradient of ") and name not in apart}
     found = {name: one for name, one in named.items() if isinstance(one, torch.Tensor)}
-    norms = {name: _norm(one) for name, one in found.items()}
+    norms = {name: _norm(filled(one)) for name, one in found.items()}
     least = max(_SMALL * max(norms.values(), default=0.0), torch.finfo(torch.float64).tiny)
     worst = Gradients("", 0.0, base)
     for name, one in found.items():
         other, best = theirs.leaves.get(name), truth.get(name)
         if not isinstance(other, torch.Tensor) or one.numel() != other.numel():
             return Gradients(name, float("inf"), base)
+        other = other.reshape(one.shape)
+        if not torch.equal(holes(one), holes(other)):
+            return Gradients(name, float("inf"), base)
+        one, other, best = filled(one), filled(other), None if best is None else filled(best)
         scale = max(norms[name] if best is None else _norm(best), least)
         allowed = base + (0.0 if best is None else _MULTIPLE * _norm(one - best) / scale)
-        judged = Gradients(name, _norm(other.reshape(one.shape) - (one if best is None else best)) / scale, allowed)
-        if not judged.distance - judged.allowed <= worst.distance - worst.allowed:  # nan is the worst
+        judged = Gradients(name, _norm(other - (one if best is None else best)) / scale, allowed)
+        if judged.distance - judged.allowed > worst.distance - worst.allowed:
             worst = judged
     return worst
 

@@ -44,7 +44,7 @@ class Tuning:
 
         Raises:
             OSError: the file can't be written.
-            ValueError: what is there isn't a file of choices.
+            ValueError: what is there isn't a file of choices, or nothing was decided.
         """
         self.choice.save(path)
 

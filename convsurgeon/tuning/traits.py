@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch._ops import OpOverload
 
 from convsurgeon.capture import modules_of
 from convsurgeon.clones.cloning import clone_module, memory_of, share_parameters
@@ -102,7 +103,7 @@ def traits_of(module: nn.Module, graph: fx.Graph, sample: Sample) -> dict[fx.Nod
                 is_view or writes,
                 writes,
                 _restores(node, modules),
-                _key(node, modules, flowing),
+                _key(node, modules, {one: run.env[one] for one in node.all_input_nodes}),
             )
             watched.reset()
     return {
@@ -135,28 +136,30 @@ def _restores(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     return ours and operator_name(node, modules) in ("contiguous", "clone")
 
 
-def _key(node: fx.Node, modules: Mapping[str, nn.Module], flowing: Mapping[fx.Node, Any]) -> Hashable:
+def _key(node: fx.Node, modules: Mapping[str, nn.Module], given: Mapping[fx.Node, Any]) -> Hashable:
     """What a node computes, and from what: two of one key take the same time."""
     called: Hashable = str(node.target)
     if node.op == "call_module":
         layer = modules[str(node.target)]
         called = (repr(layer), layer.training, *((tuple(one.shape), one.dtype) for one in layer.parameters()))
-    given = fx.node.map_aggregate((node.args, node.kwargs), lambda one: _described(one, flowing))
-    return (called, repr(given))
+    told = fx.node.map_aggregate((node.args, node.kwargs), lambda one: _described(one, given))
+    return (called, repr(told))
 
 
-def _described(leaf: Any, flowing: Mapping[fx.Node, Any]) -> Any:
-    value = flowing.get(leaf, leaf) if isinstance(leaf, fx.Node) else leaf
+def _described(leaf: Any, given: Mapping[fx.Node, Any]) -> Any:
+    value = given[leaf] if isinstance(leaf, fx.Node) else leaf
     if isinstance(value, torch.Tensor):
         return (tuple(value.shape), value.dtype, tuple(value.stride()))
-    return value if not isinstance(value, fx.Node) else "weight"
+    return type(value).__name__ if isinstance(value, nn.Module) else value
 
 
 def _settled(traits: Traits, name: str, *, touched: bool) -> Traits:
     """What is written in place at some time is aliased as it was; elsewhere copies do no harm."""
     if not touched:
-        return replace(traits, bound=traits.bound and not traits.strict, writes=False)
-    return replace(traits, strict=True, bound=True) if name in _MAY_ALIAS and not traits.restores else traits
+        traits = replace(traits, bound=traits.bound and not traits.strict, writes=False)
+    elif name in _MAY_ALIAS and not traits.restores:
+        traits = replace(traits, strict=True, bound=True)
+    return replace(traits, key=(traits.key, traits.strict, traits.bound, traits.writes))
 
 
 class _Writes(Overloads):
@@ -171,7 +174,7 @@ class _Writes(Overloads):
         self.written: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func._schema.is_mutable:
+        if isinstance(func, OpOverload) and func._schema.is_mutable:
             given = dict(zip((one.name for one in func._schema.arguments), args, strict=False)) | (kwargs or {})
             named = (one.name for one in func._schema.arguments if one.alias_info and one.alias_info.is_write)
             written = {memory_of(one) for name in named for one in tensors_in(given.get(name))} - self._state

@@ -10,7 +10,7 @@ from torch import nn
 
 from convsurgeon.alone import alone
 from convsurgeon.capture import Capture
-from convsurgeon.capture.tracer import where_in_user_code
+from convsurgeon.capture.places import where_in_user_code
 from convsurgeon.clones.cloning import clone_module, share_parameters
 from convsurgeon.clones.rng import RandomState, preserved_random_state
 from convsurgeon.converted.module import ConvertedModule
@@ -52,8 +52,14 @@ def verify(
 
     Raises:
         ValueError: there are no samples.
+        TypeError: an argument is of the wrong kind.
         UnsupportedError: gradients are asked for, and autograd refuses to differentiate one of the modules.
     """
+    for name, module in (("reference", reference), ("candidate", candidate)):
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"{name} is a {type(module).__name__}; accepted: a torch.nn.Module, as conversion.module")
+    if tolerance is not None and not isinstance(tolerance, Tolerance):
+        raise TypeError(f"tolerance is {tolerance!r}; accepted: a convsurgeon.Tolerance(rtol, atol), or None")
     samples = as_samples(sample_inputs)
     if not samples:
         raise ValueError("sample_inputs is None; nothing can be verified without a sample")

@@ -65,7 +65,7 @@ def judge_in_float64(sample: int, reference: Outcome, candidate: Outcome, dtype:
         if not isinstance(ours, torch.Tensor) or not isinstance(theirs, torch.Tensor) or ours.numel() != theirs.numel():
             continue
         if ours.is_floating_point() or ours.is_complex():
-            a, b = _filled(_wide(ours)), _filled(_wide(theirs).reshape(ours.shape))
+            a, b = filled(_wide(ours)), filled(_wide(theirs).reshape(ours.shape))
             rest = [axis for axis in range(a.dim()) if axis != 1 or a.dim() < 3]
             scale = a.abs().amax(rest, keepdim=True) if a.numel() else a.abs()
             allowed = bound * scale + EXACT * max(_largest(a), floors[_kind_of(name)])
@@ -89,7 +89,7 @@ def _floors(reference: Outcome) -> dict[str, float]:
     floors = {_kind_of(name): 0.0 for name in reference.leaves}
     for name, leaf in reference.leaves.items():
         if name.startswith("gradient") and isinstance(leaf, torch.Tensor):
-            floors["gradient"] = max(floors["gradient"], _largest(_filled(_wide(leaf))))
+            floors["gradient"] = max(floors["gradient"], _largest(filled(_wide(leaf))))
     return floors
 
 
@@ -116,9 +116,9 @@ def _compare(
         return _compare_whole(sample, name, ours, theirs, truth)
     a, b = _wide(ours), _wide(theirs)
     c = None if truth is None else _wide(truth)
-    if not torch.equal(_holes(a), _holes(b)):
+    if not torch.equal(holes(a), holes(b)):
         return _failed(sample, name, ours, "infinities or NaNs where the original has none, or the other way round")
-    a, b, c = _filled(a), _filled(b), None if c is None else _filled(c)
+    a, b, c = filled(a), filled(b), None if c is None else filled(c)
     scale, difference = max(_largest(a), floor), _largest(a - b)
     if tolerance is not None:
         allowed = tolerance.atol + tolerance.rtol * scale
@@ -151,13 +151,14 @@ def _wide(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
 
 
-def _holes(tensor: torch.Tensor) -> torch.Tensor:
+def holes(tensor: torch.Tensor) -> torch.Tensor:
     """What is not finite, so that equal holes are equal tensors."""
     parts = torch.view_as_real(tensor) if tensor.is_complex() else tensor
     return torch.where(torch.isfinite(parts), 0.0, torch.nan_to_num(parts, nan=2.0, posinf=1.0, neginf=-1.0))
 
 
-def _filled(tensor: torch.Tensor) -> torch.Tensor:
+def filled(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, with 0 where it is not finite."""
     return torch.where(torch.isfinite(tensor), tensor, torch.zeros_like(tensor))
 
 

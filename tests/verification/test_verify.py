@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -296,3 +297,17 @@ def test_a_verification_is_true_if_it_passed() -> None:
     x = torch.randn(1, 2, 9)
     assert convsurgeon.verify(one, one, x)
     assert not convsurgeon.verify(one, other, x)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"candidate": None}, "candidate is a NoneType; accepted: a torch.nn.Module, as conversion.module"),
+        ({"reference": 5}, "reference is a int"),
+        ({"tolerance": 1e-3}, "tolerance is 0.001; accepted: a convsurgeon.Tolerance"),
+    ],
+)
+def test_what_is_no_module_is_told_and_not_judged(given: Any, said: str) -> None:
+    layer = nn.Conv1d(2, 2, 1)
+    with pytest.raises(TypeError, match=said):
+        convsurgeon.verify(**{"reference": layer, "candidate": layer, "sample_inputs": torch.randn(1, 2, 4), **given})
