@@ -69,6 +69,8 @@ def convert_to_folder(
         raise ValueError(
             f"{spec} gives no sample, and --to {form} takes one to export by; give --input, or --to safetensors"
         )
+    if tuning is not None and not samples:
+        raise ValueError(f"{spec} gives no sample, and --tune and --choice take one to call it with; give --input")
     own = not inputs and given.sample_inputs is None  # a program's own example isn't a length that somebody asked for
     with working(f"converting {spec}"):
         sample = None if own else list(samples)

@@ -50,7 +50,19 @@ class Input:
         return cls(found["name"], shape, dtype, fill)
 
     def tensor(self, generator: torch.Generator) -> torch.Tensor:
-        """The tensor: filled, or normal numbers, whole numbers from 0 to 9, or True."""
+        """The tensor: filled, or normal numbers, whole numbers from 0 to 9, or True.
+
+        Raises:
+            ValueError: there is no such tensor, or no memory for it.
+        """
+        try:
+            return self._made(generator)
+        except RuntimeError as error:
+            shape = "x".join(map(str, self.shape)) or "scalar"
+            dtype = str(self.dtype).removeprefix("torch.")
+            raise ValueError(f"--input {shape}:{dtype} can't be made: {' '.join(str(error).split())[:200]}") from error
+
+    def _made(self, generator: torch.Generator) -> torch.Tensor:
         if self.fill is not None:
             return torch.full(self.shape, self.fill, dtype=self.dtype)
         if self.dtype is torch.bool:

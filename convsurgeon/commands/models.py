@@ -26,7 +26,7 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from convsurgeon.capture.tracer import where_in_user_code
+from convsurgeon.capture.places import where_in_user_code
 from convsurgeon.errors import ConvSurgeonError, UnsupportedError
 from convsurgeon.weights.placement import some_of
 

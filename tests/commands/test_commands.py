@@ -314,6 +314,8 @@ def test_json_is_json_where_figures_are_infinite(here: Path) -> None:
         (("convert", "nets:with_sample", "-o", "out", "--strict"), "strict asks that every operator fits a target"),
         (("convert", "nets:with_sample", "-o", "out", "--threads", "2"), "--threads says what to tune for"),
         (("convert", "nets:with_sample", "-o", "out", "--budget", "9"), "--budget says for how many seconds to tune"),
+        (("convert", "nets:net", "-o", "out", "--to", "safetensors", "--tune"), "--tune and --choice take one"),
+        (("plan", "nets:net", "-i", "1x8x99999999999999"), "--input 1x8x99999999999999:float32 can't be made"),
         (("bench", "nets:with_sample", "--budget", "9"), "--budget says for how many seconds to tune"),
         (("convert", "nets:net", "-o", "out"), "nets:net gives no sample, and --to pt2 takes one"),
         (("verify", "nets:net", "nets:net"), "there is nothing to call the models with"),
