@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import hypothesis
 import pytest
 import torch
+from accelerators.environments import make_all_apart
 
 collect_ignore_glob = ["accelerators/worker_*.py"]  # they run in environments of their own
 
@@ -14,6 +16,19 @@ torch.set_num_threads(1)  # these models are small: more threads only wait for e
 
 hypothesis.settings.register_profile("default", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("default")
+
+
+@pytest.hookimpl(trylast=True)  # behind what -m and -k leave out
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What runs toolchains in environments of their own comes last, and these are begun first."""
+    last = [item for item in items if item.get_closest_marker("toolchains")]
+    items[:] = [*(item for item in items if item not in last), *last]
+    alone = getattr(config, "workerinput", {"workerid": "gw0"})["workerid"] == "gw0"
+    if last and alone and not config.option.collectonly:
+        config.stash[_MAKING] = make_all_apart()
+
+
+_MAKING = pytest.StashKey[Any]()
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,9 @@ HOME = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "convsur
 OURS = ("numpy", "networkx", "jinja2", "fsspec", "safetensors", "typer", "rich")
 """What convsurgeon itself needs, beside torch."""
 
+EXECUTORCH = ("executorch==1.5.1",)
+LITERT = ("litert-torch==0.10.0", "ethos-u-vela==5.2.0")
+
 
 def python_with(*packages: str) -> Path:
     """The Python of an environment with this torch and these packages, made if it isn't there.
@@ -51,7 +54,19 @@ def rows(python: Path, worker: str, *arguments: str) -> dict[str, Any]:
     return found
 
 
+def make_all_apart() -> subprocess.Popen[bytes]:
+    """Make every environment in a process of its own: it takes minutes, in which other tests run."""
+    return subprocess.Popen(
+        [sys.executable, __file__], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+
+
 def _run(command: list[Any], environment: dict[str, str] | None = None) -> str:
     done = subprocess.run([str(one) for one in command], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
+
+
+if __name__ == "__main__":
+    for wanted in (EXECUTORCH, LITERT):
+        python_with(*wanted)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from accelerators.environments import python_with, rows
+from accelerators.environments import EXECUTORCH, LITERT, python_with, rows
 from accelerators.limit_cases import cases_of
 
 import convsurgeon
@@ -31,13 +31,13 @@ def _confirmed(*names: str) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def vela(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Row]]:
-    python = python_with("litert-torch==0.10.0", "ethos-u-vela==5.2.0")
+    python = python_with(*LITERT)
     return rows(python, "worker_limits_vela.py", str(tmp_path_factory.mktemp("vela")))
 
 
 @pytest.fixture(scope="module")
 def xnnpack() -> dict[str, dict[str, Row]]:
-    return rows(python_with("executorch==1.5.1"), "worker_limits_executorch.py")
+    return rows(python_with(*EXECUTORCH), "worker_limits_executorch.py")
 
 
 def _around(row: Row) -> int:

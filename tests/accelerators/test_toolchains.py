@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from accelerators.environments import python_with, rows
+from accelerators.environments import EXECUTORCH, LITERT, python_with, rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.toolchains]
 FOLDED_BY_HAND = 369_000
@@ -20,13 +20,13 @@ NETWORKS = pytest.mark.parametrize("network", ["A", "B", "C", "D"])
 
 @pytest.fixture(scope="module")
 def xnnpack(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    python = python_with("executorch==1.5.1")
+    python = python_with(*EXECUTORCH)
     return rows(python, "worker_executorch.py", str(tmp_path_factory.mktemp("executorch")))
 
 
 @pytest.fixture(scope="module")
 def vela(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    python = python_with("litert-torch==0.10.0", "ethos-u-vela==5.2.0")
+    python = python_with(*LITERT)
     silero = importlib.util.find_spec("silero_vad")  # found, not imported: importing it would need torchaudio
     assert silero is not None
     assert silero.origin is not None
