@@ -15,7 +15,7 @@ from accelerators.limit_cases import cases_of
 import convsurgeon
 from convsurgeon.targets import Limit, load_target
 
-pytestmark = [pytest.mark.slow, pytest.mark.toolchains]
+pytestmark = [pytest.mark.slow, pytest.mark.toolchains, pytest.mark.xdist_group("limits")]
 Row = dict[str, Any]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from accelerators.environments import EXECUTORCH, LITERT, python_with, rows
 
-pytestmark = [pytest.mark.slow, pytest.mark.toolchains]
+pytestmark = [pytest.mark.slow, pytest.mark.toolchains, pytest.mark.xdist_group("networks")]
 FOLDED_BY_HAND = 369_000
 """Cycles of M5 on 16000 samples, its first stride folded and its length seen as rows by hand."""
 NETWORKS = pytest.mark.parametrize("network", ["A", "B", "C", "D"])
