@@ -11,9 +11,10 @@ from torch import fx, nn
 
 from convsurgeon.capture import Modules, fetch, inlined_paths, modules_of
 from convsurgeon.clones.cloning import clone_module, copied, own, rewrap
+from convsurgeon.converted.forms import ranks_taken
 from convsurgeon.converted.frozen_attributes import FROZEN, frozen_attributes
 from convsurgeon.converted.given_in_1d import load_1d_state
-from convsurgeon.converted.module import ConvertedModule, Facts, ranks_of
+from convsurgeon.converted.module import ConvertedModule, Facts
 from convsurgeon.converted.origin import ORIGIN, Form, Origin
 from convsurgeon.converted.own_modes import own_modes
 from convsurgeon.converted.own_state import saves_as
@@ -92,7 +93,7 @@ def _rewritten(tree: nn.Module, original: nn.Module, part: Part, plan: Plan) -> 
         tuple(port.name for port in plan.ports if port.kind == "output"),
         stands_for,
         saves_as=kind,
-        ranks=_ranks_before(original) | part.ranks(plan.steps.keys()),
+        ranks=ranks_taken(original) | part.ranks(plan.steps.keys()),
     )
     for path, left in modes.items():
         if isinstance(place := tree.get_submodule(path), Scope):
@@ -102,14 +103,6 @@ def _rewritten(tree: nn.Module, original: nn.Module, part: Part, plan: Plan) -> 
     vars(module).update({name: value for name, value in attributes.items() if name not in taken})
     vars(module)[FROZEN] = frozen_attributes(original)
     return module
-
-
-def _ranks_before(original: nn.Module) -> dict[str, tuple[int, ...]]:
-    """The ranks that a module takes which was converted before."""
-    if not isinstance(original, ConvertedModule):
-        return {}
-    lifted = original.inputs_in_2d
-    return {name: tuple(rank + (name in lifted) for rank in ranks) for name, ranks in ranks_of(original).items()}
 
 
 class _GraphWriter:

@@ -21,8 +21,8 @@ hypothesis.settings.load_profile("default")
 @pytest.hookimpl(trylast=True)  # behind what -m and -k leave out
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What runs toolchains in environments of their own comes last, and these are begun first."""
-    last = [item for item in items if item.get_closest_marker("toolchains")]
-    items[:] = [*(item for item in items if item not in last), *last]
+    items.sort(key=lambda item: item.get_closest_marker("toolchains") is not None)
+    last = items and items[-1].get_closest_marker("toolchains")
     alone = getattr(config, "workerinput", {"workerid": "gw0"})["workerid"] == "gw0"
     if last and alone and not config.option.collectonly:
         config.stash[_MAKING] = make_all_apart()

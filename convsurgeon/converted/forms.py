@@ -6,9 +6,10 @@ import inspect
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from convsurgeon.converted.ranks import Ranks
 from convsurgeon.converted.structure import named_leaves
 
 
@@ -47,3 +48,17 @@ class HasForms:
         lower, lifted, sliced = self._facts.axis.lower, self._facts.outputs, torch.ops.aten.slice.Tensor
         leaves = [lower(sliced(leaf, 0)) if f"output{path}" in lifted else leaf for path, leaf in named_leaves(outputs)]
         return pytree.tree_unflatten(leaves, pytree.tree_structure(outputs))
+
+
+def ranks_of(module: HasForms) -> Ranks:
+    """The ranks that its arguments had, in 1-D; an attribute would take a name that a submodule may have."""
+    ranks: Ranks = module._facts.ranks
+    return ranks
+
+
+def ranks_taken(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The ranks that a module's arguments may have, as it takes them; none of what wasn't converted."""
+    if not isinstance(module, HasForms):
+        return {}
+    lifted = module._facts.inputs
+    return {name: tuple(rank + (name in lifted) for rank in ranks) for name, ranks in ranks_of(module).items()}

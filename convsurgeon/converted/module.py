@@ -217,11 +217,6 @@ def axis_of(module: ConvertedModule) -> UnitAxis:
     return module._facts.axis
 
 
-def ranks_of(module: ConvertedModule) -> Ranks:
-    """The ranks that its arguments had, in 1-D; see `axis_of`."""
-    return module._facts.ranks
-
-
 def shared_copy(module: nn.Module) -> nn.Module:
     """A copy of a converted model that shares the storage of its parameters, and whose graphs can be changed."""
     copied = clone_module(module, share_parameters)

@@ -118,23 +118,27 @@ def rewrite_parts(
     rewritten before, by their paths; a part runs once to tell them, and they are kept here for the next time.
     """
     known = {} if known is None else known
-    notes = Notes()
+    notes, shared = Notes(), _shared(module) if wanted else {}
     for part in parts if wanted else ():
         graph = module.get_submodule(part.path)
         assert isinstance(graph, ConvertedModule)  # what `rewrite` puts in a part's place
         inside = [_inside(pattern, part.path) for pattern in select]
         if part.path not in known:
             known[part.path] = shapes_of(graph, part.samples[0])
-        outside = _held_outside(module, graph)
+        own = {id(one) for one in graph.modules()}
+        outside = frozenset(tensor for tensor, holders in shared.items() if not holders <= own)
         notes += _rewrite(graph, wanted, known[part.path], inside, outside).inside(part.path)
     return notes
 
 
-def _held_outside(module: nn.Module, part: nn.Module) -> frozenset[int]:
-    """The ids of the tensors that modules outside a part of the model hold."""
-    inside = {id(one) for one in part.modules()}
-    others = [one for one in module.modules() if id(one) not in inside]
-    return frozenset(id(held) for one in others for held in (*one._parameters.values(), *one._buffers.values()))
+def _shared(module: nn.Module) -> dict[int, set[int]]:
+    """The ids of the tensors that several modules hold, with those of the modules."""
+    holders: dict[int, set[int]] = {}
+    for one in module.modules():
+        for held in (*one._parameters.values(), *one._buffers.values()):
+            if held is not None:
+                holders.setdefault(id(held), set()).add(id(one))
+    return {tensor: several for tensor, several in holders.items() if len(several) > 1}
 
 
 def _inside(pattern: str, path: str) -> str:
@@ -162,12 +166,7 @@ class _Pass:
     """One rewrite, over all of a graph."""
 
     def __init__(
-        self,
-        module: ConvertedModule,
-        wanted: Wanted,
-        shapes: Shapes,
-        select: Sequence[str],
-        outside: frozenset[int],
+        self, module: ConvertedModule, wanted: Wanted, shapes: Shapes, select: Sequence[str], outside: frozenset[int]
     ) -> None:
         self._module = module
         self._outside = outside

@@ -18,7 +18,8 @@ from convsurgeon.capture.places import where_in_user_code
 from convsurgeon.clones.cloning import clone_module, share_parameters
 from convsurgeon.clones.rng import preserved_random_state
 from convsurgeon.collector import paused_collector
-from convsurgeon.converted.module import ConvertedModule, ranks_of
+from convsurgeon.converted.forms import ranks_of
+from convsurgeon.converted.module import ConvertedModule
 from convsurgeon.errors import MisfitError, UnsupportedError
 from convsurgeon.exported import module_of_program
 from convsurgeon.fitting.fit import Fit, FittedOperator, Misfit, Total, Verdict
@@ -130,6 +131,7 @@ def _open_axes(program: ExportedProgram) -> list[str]:
 
 def _run(model: nn.Module, sample: Sample) -> Recorder:
     """Run clones of what the model runs once, and record it."""
+    _require_readable(model)
     sample = _as_taken(model, sample).map(lambda tensor: tensor.detach().clone())
     recorder = Recorder(model)
     run = _prepared(model, sample, recorder)
@@ -147,20 +149,23 @@ def _run(model: nn.Module, sample: Sample) -> Recorder:
     return recorder
 
 
-def _as_taken(model: nn.Module, sample: Sample) -> Sample:
-    """The sample as a graph takes it: of a converted module with ``io="2d"``, the original's is one as well.
+def _require_readable(model: nn.Module) -> None:
+    """Raise if a graph has a branch or a loop of its own.
 
     Raises:
-        UnsupportedError: what the graph computes in a region of its own can't be read.
+        UnsupportedError: it has; what it computes there can't be read.
     """
-    if not isinstance(model, fx.GraphModule):
-        return sample
-    regions = [node for node in model.graph.nodes if isinstance(node.target, HigherOrderOperator)]
+    nodes = model.graph.nodes if isinstance(model, fx.GraphModule) else ()
+    regions = [node for node in nodes if isinstance(node.target, HigherOrderOperator)]
     if regions:
         raise UnsupportedError(
             f"{type(model).__name__} has regions of its own ({regions[0]} calls {regions[0].target}), whose operators "
             "a run doesn't tell; ask for what is around them, or inside, by itself"
         )
+
+
+def _as_taken(model: nn.Module, sample: Sample) -> Sample:
+    """The sample as a graph takes it: of a converted module with ``io="2d"``, the original's is one as well."""
     if not isinstance(model, ConvertedModule) or not model.inputs_in_2d:
         return sample
     given, ranks = bind(model.graph, sample), ranks_of(model)

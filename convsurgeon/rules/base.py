@@ -158,6 +158,13 @@ def listed_axes(dims: Any) -> list[int] | None:
     return listed if listed and all(type(dim) is int for dim in listed) else None
 
 
+def size_of_length(size: Any, axis: UnitAxis) -> Any:
+    """A size of the length as one of both axes: L' -> (1, L'); computed where it is, as ``x.shape[2:]``."""
+    if isinstance(size, Computed) and size.kind is not int:
+        return size_asked_for(size, axis)
+    return axis.pair(tuple(size) if isinstance(size, (tuple, list)) else (size,), unit=1)
+
+
 def size_asked_for(size: Any, axis: UnitAxis) -> Any:
     """A size that is asked for, of the length alone or of all axes, with the unit axis in it; computed if it is."""
     if isinstance(size, (tuple, list)):

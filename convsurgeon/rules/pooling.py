@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from convsurgeon.axis import UnitAxis
-from convsurgeon.rules.base import Arguments, Computed, Lifted, Refusal, rule, size_asked_for
+from convsurgeon.rules.base import Arguments, Lifted, Refusal, rule, size_asked_for, size_of_length
 
 
 @rule("max_pool1d", contiguous=True)
@@ -43,7 +43,7 @@ def lift_adaptive_pool(pool: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     """
     if pool.output_size in (None, (None,), [None]):
         return Refusal("its output size is left open")
-    return Lifted("adaptive_pool2d", output_size=_of_both_axes(pool.output_size, axis))
+    return Lifted("adaptive_pool2d", output_size=size_of_length(pool.output_size, axis))
 
 
 @rule("max_unpool1d", lifts=("input", "indices"), contiguous=True)
@@ -61,11 +61,4 @@ def _window(pool: Arguments, axis: UnitAxis) -> dict[str, Any]:
     """The window and its stride; where none is given it is the window's own, on both axes."""
     stride = pool.stride or (pool.kernel_size if axis.square else None)
     given = {"stride": axis.steps(stride)} if stride else {}
-    return {"kernel_size": _of_both_axes(pool.kernel_size, axis), **given}
-
-
-def _of_both_axes(size: Any, axis: UnitAxis) -> Any:
-    """A size of the length as one of both axes, also where the graph computes all of it, as ``x.shape[2:]``."""
-    if isinstance(size, Computed) and size.kind is not int:
-        return size_asked_for(size, axis)
-    return axis.pair(tuple(size) if isinstance(size, list) else size, unit=1)
+    return {"kernel_size": size_of_length(pool.kernel_size, axis), **given}

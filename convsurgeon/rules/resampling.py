@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from convsurgeon.axis import UnitAxis
-from convsurgeon.rules.base import Arguments, Computed, Lifted, Refusal, rule, size_asked_for
+from convsurgeon.rules.base import Arguments, Lifted, Refusal, rule, size_of_length
 
 _MODES = {"nearest": "nearest", "nearest-exact": "nearest-exact", "linear": "bilinear", "area": "area"}
 
@@ -23,13 +23,9 @@ def lift_interpolate(resample: Arguments, axis: UnitAxis) -> Lifted | Refusal:
     if resample.mode not in _MODES or resample.antialias:
         return Refusal(f"mode {resample.mode!r} with antialias={resample.antialias} has no rule")
     size, scale = resample.size, resample.scale_factor
-    if isinstance(size, Computed) and size.kind is not int:
-        size = size_asked_for(size, axis)
-    elif size is not None:
-        size = axis.pair(_listed(size), unit=1)
     return Lifted(
         "interpolate",
-        size=size,
+        size=None if size is None else size_of_length(size, axis),
         scale_factor=None if scale is None else axis.pair(_listed(scale), unit=1),
         mode=_MODES[resample.mode],
     )
